@@ -1,0 +1,1 @@
+"""Evidence: its layouts, its logs, whether it is genuine (verify) and whether it is wanted (validate). No I/O."""

@@ -1,0 +1,1 @@
+"""Key derivation, signature chains and signing rules. No I/O."""

@@ -1,0 +1,1 @@
+"""Certificates that carry evidence: made, requested, read, and bound to their key."""
