@@ -1,0 +1,1 @@
+"""What `make check`, `make proto`, `make lock` and `make cover` run."""
