@@ -89,9 +89,14 @@ def base64_member(source: Mapping[str, Any], key: str, name: str) -> bytes:
     return from_base64(text_member(source, key, name), f"{key} of {name}", name)
 
 
+def is_hex(text: str) -> bool:
+    """Whether `text` is pairs of hex digits; no text at all is."""
+    return _HEX.match(text) is not None
+
+
 def from_hex(text: str, what: str, name: str) -> bytes:
     """The bytes of hex digits, either case, without prefix or spaces (`bytes.fromhex` would take those)."""
-    if not _HEX.match(text):
+    if not is_hex(text):
         raise malformed(f"{name}.not-hex", f"{what} is no hex")
     return bytes.fromhex(text)
 
