@@ -149,8 +149,18 @@ def test_long_texts_are_not_echoed_whole() -> None:
 
 
 def test_bounds_of_json() -> None:
-    assert refusal(decode_json, KEY, b'{"a":' + b"[" * 100_000).startswith("recursion limit exceeded")
-    assert refusal(decode_json, KEY, b'{"a":' + b'{"a":' * 100_000).startswith("recursion limit exceeded")
+    deepest = jsontext.DEPTH_LIMIT - 2
+    assert decode_json(KEY, b'{"a":' + b"[" * deepest + b"]" * deepest + b', "path":"]{{["}') == KEY(
+        path="]{{["
+    )
+    unending = b'{"a":"' + b"[" * 200 + b'\\"' * 1_000_000
+    assert refusal(decode_json, KEY, unending) == "EOF while parsing a string at line 1 column 2000206"
+    flat = b'{"a":[' + b'["[[[["],' * 200 + b"{}]}"
+    assert decode_json(KEY, flat) == KEY()
+    for opening in (b"[", b'{"a":'):
+        text = refusal(decode_json, KEY, b'{"a":' + opening * 100_000)
+        column = 5 + deepest * len(opening) + 1
+        assert text == f"recursion limit exceeded at line 1 column {column}"
     many = b'{"a":[' + b"1," * jsontext.VALUE_LIMIT + b"1]}"
     assert refusal(decode_json, KEY, many).startswith("too many values")
     assert decode_json(KEY, b'{"a":' + b"9" * 10_000 + b"}") == KEY()
