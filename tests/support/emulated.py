@@ -1,18 +1,22 @@
-"""One emulated installation for tests: fixed seed, fixed clock, hosts by label, a TD report to quote."""
+"""One emulated installation for tests: fixed seed, fixed clock, hosts by label, a TD to ask, a TD report to quote."""
 
 from datetime import UTC, datetime
 from functools import cache
+from pathlib import Path
 
 from teehouse.attestation.abi import TdReport
 from teehouse.base.clock import FixedClock
 from teehouse.tee_emulated import constants
 from teehouse.tee_emulated.collateral import EmulatedCollateral
+from teehouse.tee_emulated.image import EmulatedImage
 from teehouse.tee_emulated.pki import EmulatedPki
 from teehouse.tee_emulated.quote import EmulatedHost
+from teehouse.tee_emulated.td import EmulatedTd
 
 SEED = bytes(range(32))
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 NOW_SECONDS = int(NOW.timestamp())
+MEMORY = 2 << 30
 
 
 def clock() -> FixedClock:
@@ -58,3 +62,23 @@ def td_report(**fields: bytes) -> TdReport:
 def quote(**fields: bytes) -> bytes:
     """A quote of `host()` over `td_report(**fields)`."""
     return host().quote(td_report(**fields).encode())
+
+
+@cache
+def image() -> EmulatedImage:
+    return EmulatedImage.default()
+
+
+def td(
+    directory: Path, *, label: str = "alpha", mr_config_id: bytes = bytes(48), memory_size: int = MEMORY
+) -> EmulatedTd:
+    """A TD that has just booted: RTMR3, in a file of `directory`, is zero."""
+    made = EmulatedTd(
+        host(label),
+        image(),
+        vm_config=image().vm_config(2, memory_size),
+        mr_config_id=mr_config_id,
+        register_path=directory / "rtmr3",
+    )
+    made.reset()
+    return made

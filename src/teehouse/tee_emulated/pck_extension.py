@@ -6,9 +6,7 @@ part.
 
 from teehouse.tee_emulated.constants import CPU_SVN, FMSPC, PCE_ID, PCE_SVN, SGX_TYPE
 
-SGX_EXTENSION_OID = "1.2.840.113741.1.13.1"
-
-# DER content of the object identifier above; the members' identifiers only add one or two arcs to it.
+# DER content of 1.2.840.113741.1.13.1; the members' identifiers only add one or two arcs to it.
 _BASE_OID = bytes.fromhex("2a864886f84d010d01")
 
 _BOOLEAN, _INTEGER, _OCTET_STRING, _OID, _ENUMERATED, _SEQUENCE = 0x01, 0x02, 0x04, 0x06, 0x0A, 0x30

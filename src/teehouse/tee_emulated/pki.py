@@ -19,9 +19,10 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
+from teehouse.attestation.pck import SGX_EXTENSION_OID
 from teehouse.base.findings import misuse
 from teehouse.base.hashes import sha256
-from teehouse.tee_emulated.pck_extension import SGX_EXTENSION_OID, pck_extension
+from teehouse.tee_emulated.pck_extension import pck_extension
 from teehouse.tee_emulated.quote import EmulatedHost
 
 SEED_SIZE = 32  # bytes
@@ -184,9 +185,7 @@ class EmulatedPki:
         name = label.encode()
         ppid = sha256(_PPID_DOMAIN + self.seed + name)[:16]
         instance = sha256(_INSTANCE_DOMAIN + self.seed + name)[:16]
-        extension = x509.UnrecognizedExtension(
-            x509.ObjectIdentifier(SGX_EXTENSION_OID), pck_extension(ppid, instance)
-        )
+        extension = x509.UnrecognizedExtension(SGX_EXTENSION_OID, pck_extension(ppid, instance))
         pck = self._certificate(
             _PCK_NAME, pck_label(label), _PLATFORM_CA_NAME, PLATFORM_CA_LABEL, extension=extension
         )
