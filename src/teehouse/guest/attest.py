@@ -1,0 +1,159 @@
+"""Evidence of this TD: a fresh quote, the events it is made of, and what both say about who we are.
+
+Rules:
+
+A1. A quote and the events beside it are taken together under the measurement lock (`measurements`, M1).
+A2. Events bear their digests everywhere. Beside a quote, boot events lose their payloads except the ACPI
+    ones; in attestations and in TCB info they keep them; certificates carry register 3 and the ACPI
+    events (guest-agent.md 9.3, 10.3).
+A3. The device id is SHA-256 of the PPID in the PCK certificate within the quote; where a quote carries no
+    such certificate, SHA-256 of nothing (guest-agent.md 4.4).
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from teehouse.attestation.abi import CERTIFICATION_PCK_CHAIN, REPORT_DATA_SIZE, Quote, TdReport, parse_quote
+from teehouse.attestation.envelope import Attestation, encode_attestation
+from teehouse.attestation.eventlog import (
+    Event,
+    RuntimeEvent,
+    encode_event_log,
+    name_boot_events,
+    strip_for_certificate,
+    strip_for_quote,
+)
+from teehouse.attestation.identity import AppInfo, app_info, device_id
+from teehouse.attestation.pck import parse_pck_extension, split_pem_chain
+from teehouse.attestation.vmconfig import parse_vm_config
+from teehouse.base.findings import EvidenceError, misuse
+from teehouse.guest.measurements import MeasurementLog
+from teehouse.tee.platform import BootEvent, platform_error
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """One quote and its log.
+
+    `events` are all of them in order, boot events with payloads and names; `runtime_events` those of
+    register 3 once more; `report_data` has 64 bytes; `config` is the vm_config text.
+    """
+
+    quote: bytes
+    events: tuple[Event, ...]
+    runtime_events: tuple[RuntimeEvent, ...]
+    report_data: bytes
+    config: str
+
+    def attestation(self) -> bytes:
+        """The versioned attestation with the whole log (guest-agent.md 4.8). Raises `MisuseError`."""
+        return encode_attestation(self._envelope())
+
+    def certificate_attestation(self) -> bytes:
+        """The versioned attestation as a certificate carries it (A2). Raises `MisuseError`."""
+        envelope = self._envelope()
+        return encode_attestation(replace(envelope, event_log=strip_for_certificate(self.events)))
+
+    def _envelope(self) -> Attestation:
+        return Attestation(self.quote, self.events, self.runtime_events, self.report_data, self.config)
+
+
+class EvidenceSource:
+    """Makes evidence from the measurement log's platform and `vm_config`, the text of sys-config's member.
+
+    `boot_events` are the platform's, read once. Raises `MisuseError` for a vm_config that cannot be read.
+    """
+
+    def __init__(self, log: MeasurementLog, boot_events: Sequence[BootEvent], vm_config: str) -> None:
+        self.log = log
+        self.vm_config = vm_config
+        self.os_image_hash = _os_image_hash(vm_config)
+        named = name_boot_events(Event(e.imr, e.event_type, e.digest, "", e.payload) for e in boot_events)
+        self._entries: list[Event] = list(named)
+        self._boot_count = len(self._entries)
+        self._quote_log: tuple[int, str] = (-1, "")
+        self._device: tuple[bytes, bytes] | None = None
+
+    async def take(self, report_data: bytes) -> Evidence:
+        """Fresh evidence over 64 bytes. Raises `PlatformError`."""
+        quote, runtime_events = await self.log.quoted(report_data)
+        return Evidence(quote, self._all(runtime_events), runtime_events, report_data, self.vm_config)
+
+    def quote_log(self, evidence: Evidence) -> str:
+        """The event log as it goes beside a quote (A2). The text of the last log is kept."""
+        count = len(evidence.events)
+        if self._quote_log[0] != count:  # the log only grows: its length tells which one it is
+            self._quote_log = (count, encode_event_log(strip_for_quote(evidence.events)))
+        return self._quote_log[1]
+
+    def app_info(self, evidence: Evidence) -> AppInfo:
+        """Who the evidence says we are (guest-agent.md 9.4, 10.6). Raises `PlatformError`."""
+        return self.identify(evidence)[1]
+
+    def identify(self, evidence: Evidence) -> tuple[TdReport, AppInfo]:
+        """The TD report of the evidence, and who it says we are. Raises `PlatformError`."""
+        try:
+            quote = parse_quote(evidence.quote)
+            if not isinstance(quote.body, TdReport):
+                raise _unusable("an SGX quote")
+            device = self._device_id(quote)
+            return quote.body, app_info(quote.body, evidence.runtime_events, self.os_image_hash, device)
+        except EvidenceError as error:
+            raise _unusable(str(error)) from error
+
+    def tcb_info(self, evidence: Evidence, app_compose: str) -> str:
+        """The text of guest-agent.md 4.4.1. Raises `PlatformError`."""
+        td, info = self.identify(evidence)
+        registers = {"mrtd": td.mr_td, **{f"rtmr{i}": value for i, value in enumerate(td.rtmrs)}}
+        hashes = {
+            "mr_aggregated": info.mr_aggregated,
+            "os_image_hash": info.os_image_hash,
+            "compose_hash": info.compose_hash,
+            "device_id": info.device_id,
+        }
+        members: dict[str, object] = {name: value.hex() for name, value in (registers | hashes).items()}
+        members["event_log"] = json.loads(encode_event_log(evidence.events))
+        members["app_compose"] = app_compose
+        return json.dumps(members, indent=2, ensure_ascii=False)
+
+    def _all(self, runtime_events: tuple[RuntimeEvent, ...]) -> tuple[Event, ...]:
+        known = len(self._entries) - self._boot_count
+        self._entries.extend(Event.runtime(event) for event in runtime_events[known:])
+        return tuple(self._entries[: self._boot_count + len(runtime_events)])
+
+    def _device_id(self, quote: Quote) -> bytes:
+        """Rule A3. The answer for the last certificate chain is kept: a platform has one."""
+        chain = quote.certification_data
+        if self._device is None or self._device[0] != chain:
+            self._device = chain, device_id(_ppid(quote))
+        return self._device[1]
+
+
+def padded(report_data: bytes) -> bytes:
+    """Up to 64 bytes, filled up with zeros on the right (guest-agent.md 4.3). Raises `MisuseError`."""
+    if len(report_data) > REPORT_DATA_SIZE:
+        raise misuse("attest.report-data", "Report data is too long")
+    return report_data.ljust(REPORT_DATA_SIZE, b"\0")
+
+
+def _ppid(quote: Quote) -> bytes:
+    if quote.certification_type != CERTIFICATION_PCK_CHAIN:
+        return b""
+    try:
+        return parse_pck_extension(split_pem_chain(quote.certification_data)[0]).ppid
+    except EvidenceError:
+        return b""
+
+
+def _os_image_hash(vm_config: str) -> bytes:
+    if not vm_config:
+        return b""
+    try:
+        return parse_vm_config(vm_config).os_image_hash or b""
+    except EvidenceError as error:
+        raise misuse("attest.vm-config", "vm_config cannot be read", found=str(error)) from error
+
+
+def _unusable(found: str) -> Exception:
+    return platform_error("attest.identity", "the evidence does not say who we are", found=found)
