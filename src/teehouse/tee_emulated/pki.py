@@ -96,12 +96,16 @@ def _usage(*, ca: bool) -> x509.KeyUsage:
     )
 
 
+def _authority(issuer_key: ec.EllipticCurvePrivateKey) -> x509.AuthorityKeyIdentifier:
+    return x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key())
+
+
 def _pem(*certificates: bytes) -> str:
     loaded = (x509.load_der_x509_certificate(der) for der in certificates)
     return "".join(certificate.public_bytes(Encoding.PEM).decode() for certificate in loaded)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True)  # without slots: certificates are made when they are first asked for, and kept
 class EmulatedPki:
     """All keys and certificates of one emulated installation.
 
@@ -226,20 +230,24 @@ class EmulatedPki:
         extension: x509.ExtensionType | None = None,
     ) -> bytes:
         ca = ca_depth is not None
+        key, issuer_key = self._key(label).public_key(), self._key(issuer_label)
         builder = (
             x509.CertificateBuilder()
             .subject_name(subject)
             .issuer_name(issuer)
-            .public_key(self._key(label).public_key())
+            .public_key(key)
             .serial_number(self._serial(label))
             .not_valid_before(_NOT_BEFORE)
             .not_valid_after(_NOT_AFTER)
             .add_extension(x509.BasicConstraints(ca=ca, path_length=ca_depth), critical=True)
             .add_extension(_usage(ca=ca), critical=True)
+            # RFC 5280 4.2.1.1 and 4.2.1.2: OpenSSL's strict mode insists on both.
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+            .add_extension(_authority(issuer_key), critical=False)
         )
         if extension is not None:
             builder = builder.add_extension(extension, critical=False)
-        made = builder.sign(self._key(issuer_label), SHA256(), ecdsa_deterministic=True)
+        made = builder.sign(issuer_key, SHA256(), ecdsa_deterministic=True)
         return made.public_bytes(Encoding.DER)
 
     def _crl(
@@ -250,11 +258,13 @@ class EmulatedPki:
         issued: datetime,
         next_update: datetime,
     ) -> bytes:
+        issuer_key = self._key(issuer_label)
         builder = (
             x509.CertificateRevocationListBuilder()
             .issuer_name(issuer)
             .last_update(issued)
             .next_update(next_update)
+            .add_extension(_authority(issuer_key), critical=False)
             # A later list has a higher number without anything being remembered.
             .add_extension(x509.CRLNumber(int(issued.timestamp())), critical=False)
         )
@@ -263,5 +273,5 @@ class EmulatedPki:
                 x509.RevokedCertificateBuilder().serial_number(self._serial(label)).revocation_date(issued)
             )
             builder = builder.add_revoked_certificate(entry.build())
-        made = builder.sign(self._key(issuer_label), SHA256(), ecdsa_deterministic=True)
+        made = builder.sign(issuer_key, SHA256(), ecdsa_deterministic=True)
         return made.public_bytes(Encoding.DER)

@@ -85,8 +85,8 @@ class EmulatedHost:
     platform_instance_id: bytes
     pck_der: bytes
     pck_chain: bytes
-    pck_key: ec.EllipticCurvePrivateKey = field(repr=False)
-    attestation_key: ec.EllipticCurvePrivateKey = field(repr=False)
+    pck_key: ec.EllipticCurvePrivateKey = field(repr=False, compare=False)
+    attestation_key: ec.EllipticCurvePrivateKey = field(repr=False, compare=False)
     _after_signature: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

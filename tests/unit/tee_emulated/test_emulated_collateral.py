@@ -145,7 +145,10 @@ def client(pccs: str) -> Iterator[httpx.Client]:
 
 
 @pytest.mark.parametrize("suffix", ["", "/sgx/certification/v4", "/tdx/certification/v4"])
-async def test_the_fields_client_fetches_collateral_that_verifies(pccs: str, suffix: str) -> None:
+async def test_the_fields_client_fetches_collateral_that_verifies(
+    pccs: str, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     quote = emulated.quote()
     collateral = await dcap_qvl.get_collateral(pccs + suffix, quote)
     root = emulated.pki().root_der
