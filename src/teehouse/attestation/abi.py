@@ -21,7 +21,7 @@ All integers are little-endian. The vendor id is kept, not compared: no layout d
 from dataclasses import dataclass
 
 from teehouse.base.codec import Reader
-from teehouse.base.findings import malformed, misuse, rejected, unsupported
+from teehouse.base.findings import misuse, rejected, unsupported
 
 QUOTE_LIMIT = 64 * 1024
 QE_AUTH_DATA_LIMIT = 1024  # every known QE writes 32
@@ -420,7 +420,7 @@ def _descriptor_size(header: QuoteHeader, body_type: int, size: int) -> int:
             found=hex(header.tee_type),
         )
     if size != expected:
-        raise malformed(
+        raise rejected(
             "quote.body-size",
             f"size of a body of type {body_type}",
             expected=f"{expected} bytes",
