@@ -221,7 +221,7 @@ def _decode_v1(data: bytes) -> Attestation:
             "attestation.stack-kind",
             "stack of the attestation",
             expected="dstack or dstack-pod",
-            found=stack_kind[:64],
+            found=strictjson.quoted(stack_kind),
         )
     content = strictmsgpack.member(stack, "data", dict, _NAME)
     bound = strictmsgpack.octets(content.get("report_data"), "report_data", _NAME)

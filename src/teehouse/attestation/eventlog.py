@@ -245,7 +245,7 @@ def _faults(place: int, event: Event) -> Iterable[Finding]:
         if not hmac.compare_digest(digest, event.digest):
             yield Finding(
                 "eventlog.digest",
-                f"digest of {subject} ({event.event})",
+                f"digest of {subject}, {strictjson.quoted(event.event)}",
                 Outcome.REJECTED,
                 expected=digest.hex(),
                 found=event.digest.hex(),

@@ -306,7 +306,7 @@ def _check_ovmf(variant: str) -> None:
             "image.cbor",
             "firmware variant of the measurement",
             expected=OVMF_PRE_202505,
-            found=variant[:64],
+            found=strictjson.quoted(variant),
         )
 
 
@@ -316,7 +316,7 @@ def _check_ovmf_variant(vm_config: VmConfig, measurement: ImageMeasurement) -> N
             "image.ovmf-variant",
             "firmware variant",
             expected=measurement.ovmf,
-            found=str(vm_config.ovmf_variant)[:64],
+            found=strictjson.quoted(str(vm_config.ovmf_variant)),
         )
 
 
@@ -345,10 +345,14 @@ def _adds_pages_in_two_passes(vm_config: VmConfig) -> bool:
     version = vm_config.qemu_version if vm_config.qemu_version is not None else DEFAULT_QEMU_VERSION
     match = _VERSION.match(version)
     if match is None:
-        raise malformed("image.qemu-version", "qemu_version of vm_config is no version", found=version[:64])
+        raise malformed(
+            "image.qemu-version", "qemu_version of vm_config is no version", found=strictjson.quoted(version)
+        )
     major = int(match[1])
     if major < 8:
-        raise unsupported("image.qemu-version", "QEMU version", expected="8 or later", found=version[:64])
+        raise unsupported(
+            "image.qemu-version", "QEMU version", expected="8 or later", found=strictjson.quoted(version)
+        )
     return major == 8
 
 

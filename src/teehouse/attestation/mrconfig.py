@@ -136,7 +136,7 @@ def _expected_v2(identity: ConfiguredIdentity) -> bytes:
             _CODE,
             f"{_SUBJECT} of version 2",
             expected="a key provider of kind none, local, kms or tpm",
-            found="none" if provider is None else provider.name[:64],
+            found="none" if provider is None else strictjson.quoted(provider.name),
         )
     return mr_config_id_v2(identity.compose_hash, identity.app_id, provider.kind, provider.id)
 
@@ -159,7 +159,7 @@ def _check_document(document: bytes, identity: ConfiguredIdentity) -> None:
     unknown = sorted(members.keys() - _DOCUMENT_MEMBERS)
     if unknown:
         raise unsupported(
-            f"{name}.member", f"members of {name}", expected="known ones", found=unknown[0][:64]
+            f"{name}.member", f"members of {name}", expected="known ones", found=strictjson.quoted(unknown[0])
         )
     _agree("version", 3, members.get("version"))
     _agree("compose_hash", identity.compose_hash, _octets(members, "compose_hash", name))
@@ -199,4 +199,4 @@ def _agree(key: str, expected: object, found: object) -> None:
 def _shown(value: object) -> str:
     if isinstance(value, bytes):
         return value.hex()
-    return "unknown" if value is None else str(value)[:256]
+    return "unknown" if value is None else ascii(value)[:256]

@@ -42,6 +42,7 @@ def load(text: str | bytes, name: str, *, limit: int) -> Any:
 
     try:
         decoded = text if isinstance(text, str) else text.decode()
+        decoded.encode()  # text that was given as such may have half a surrogate pair
         return json.loads(decoded, object_pairs_hook=members, parse_constant=constant)
     except (ValueError, RecursionError):  # ValueError includes decoding errors and over-long integers
         raise malformed(f"{name}.not-json", f"{name} is no JSON in UTF-8") from None
@@ -112,6 +113,11 @@ def from_base64(text: str, what: str, name: str) -> bytes:
 def kind(value: object) -> str:
     """The kind of a JSON value, for a finding."""
     return "nothing" if value is None else type(value).__name__
+
+
+def quoted(text: str) -> str:
+    """The beginning of a stranger's text, for a finding: in ASCII, so that it can say nothing to a terminal."""
+    return json.dumps(text[:64])
 
 
 def short(value: int) -> str:

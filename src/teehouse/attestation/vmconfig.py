@@ -98,7 +98,10 @@ def _variant(text: str) -> Literal["lite", "legacy"]:
     if text == "legacy":
         return "legacy"
     raise unsupported(
-        f"{_NAME}.variant", "tdx_attestation_variant of vm-config", expected="lite or legacy", found=text[:64]
+        f"{_NAME}.variant",
+        "tdx_attestation_variant of vm-config",
+        expected="lite or legacy",
+        found=strictjson.quoted(text),
     )
 
 
