@@ -287,16 +287,25 @@ def test_digests_and_registers_of_another_size_are_refused(tmp_path: Path) -> No
         emulated.td(tmp_path, mr_config_id=bytes(32))
 
 
-@pytest.mark.parametrize("text", ["{}", '{"os_image_hash":"@"}', '{"os_image_hash":"00"}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{}",
+        json.dumps({"os_image_hash": emulated.image().os_image_hash.hex()}),
+        EmulatedImage.named("teehouse-emulated-2").vm_config(2, emulated.MEMORY),
+    ],
+    ids=["empty", "no memory size", "another image"],
+)
 def test_a_configuration_of_another_image_is_refused(tmp_path: Path, text: str) -> None:
-    with pytest.raises(MisuseError, match="vm_config of an emulated TD"):
+    with pytest.raises(MisuseError) as refused:
         EmulatedTd(
             emulated.host(),
             emulated.image(),
-            vm_config=text.replace("@", emulated.image().os_image_hash.hex()),
+            vm_config=text,
             mr_config_id=bytes(48),
             register_path=tmp_path / "rtmr3",
         )
+    assert refused.value.finding.code == "emulated.td.image"
 
 
 def test_a_configuration_that_is_no_json_is_refused(tmp_path: Path) -> None:
