@@ -330,6 +330,21 @@ def test_vsock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 # Rule 7
 
+
+def free_run(length: int) -> int:
+    """The first of `length` descriptor numbers in a row that nothing in this process uses."""
+    run = 0
+    for number in range(100, 1000):
+        try:
+            os.fstat(number)
+            run = 0
+        except OSError:
+            run += 1
+        if run == length:
+            return number - length + 1
+    raise AssertionError("no free descriptors")
+
+
 CHILD = """
 import json, os, sys
 from teehouse.base.findings import MisuseError
@@ -357,8 +372,9 @@ def activate(
     descriptors: list[socket.socket], *, pid: str = "own", count: str | None = None, names: str | None = None
 ) -> dict[str, object]:
     """What a process finds that starts with these sockets at descriptors 3 and on."""
-    # The shell puts each descriptor to its place, as systemd does; 20 and on are free for the way.
-    sources = range(20, 20 + len(descriptors))
+    # The shell puts each descriptor to its place, as systemd does.
+    base = free_run(len(descriptors))
+    sources = range(base, base + len(descriptors))
     for one, number in zip(descriptors, sources, strict=True):
         os.dup2(one.fileno(), number, inheritable=True)
     moves = " ".join(f"{target}<&{source} {source}<&-" for target, source in enumerate(sources, 3))
@@ -460,7 +476,7 @@ def test_7_no_activation() -> None:
 
 def test_7_what_is_left_over_is_closed(pair: list[socket.socket]) -> None:
     third, fourth = socket.socketpair()
-    base = 40
+    base = free_run(4)
     for offset, one in enumerate((*pair, third)):
         os.dup2(one.fileno(), base + offset)
     found = inherited_sockets({"LISTEN_PID": "7", "LISTEN_FDS": "4"}, 7, first=base)
@@ -472,11 +488,12 @@ def test_7_what_is_left_over_is_closed(pair: list[socket.socket]) -> None:
 
 
 def test_7_a_name_twice_counts_once(pair: list[socket.socket]) -> None:
+    base = free_run(2)
     for offset, one in enumerate(pair):
-        os.dup2(one.fileno(), 40 + offset)
+        os.dup2(one.fileno(), base + offset)
     environ = {"LISTEN_PID": "7", "LISTEN_FDS": "2", "LISTEN_FDNAMES": "dstack:dstack"}
-    found = inherited_sockets(environ, 7, first=40)
-    assert {name: one.fileno() for name, one in found.items()} == {"dstack": 40}
+    found = inherited_sockets(environ, 7, first=base)
+    assert {name: one.fileno() for name, one in found.items()} == {"dstack": base}
     found["dstack"].close()
 
 
@@ -490,16 +507,17 @@ def test_7_descriptors_that_are_no_listening_unix_sockets(kind: str, tmp_path: P
         "closed": tuple,
     }
     sockets = makers[kind]()
+    base = free_run(1)
     if kind == "file":
         with (tmp_path / "file").open("w") as file:
-            os.dup2(file.fileno(), 40)
+            os.dup2(file.fileno(), base)
     elif sockets:
-        os.dup2(sockets[0].fileno(), 40)
+        os.dup2(sockets[0].fileno(), base)
     with pytest.raises(MisuseError) as caught:
-        inherited_sockets({"LISTEN_PID": "7", "LISTEN_FDS": "1"}, 7, first=40)
+        inherited_sockets({"LISTEN_PID": "7", "LISTEN_FDS": "1"}, 7, first=base)
     assert caught.value.finding.code == "socket.activation"
     assert "ListenStream=/run/dstack.sock" in caught.value.finding.remedy
     if kind != "closed":
-        os.close(40)
+        os.close(base)
     for one in sockets:
         one.close()
