@@ -102,9 +102,9 @@ class EvidenceSource:
         except EvidenceError as error:
             raise _unusable(str(error)) from error
 
-    def tcb_info(self, evidence: Evidence, app_compose: str) -> str:
-        """The text of guest-agent.md 4.4.1. Raises `PlatformError`."""
-        td, info = self.identify(evidence)
+    @staticmethod
+    def tcb_info(evidence: Evidence, td: TdReport, info: AppInfo, app_compose: str) -> str:
+        """The text of guest-agent.md 4.4.1; `td` and `info` are what `identify` made of the evidence."""
         registers = {"mrtd": td.mr_td, **{f"rtmr{i}": value for i, value in enumerate(td.rtmrs)}}
         hashes = {
             "mr_aggregated": info.mr_aggregated,

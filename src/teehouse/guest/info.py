@@ -115,11 +115,11 @@ class InfoSource:
                 return
             evidence = await self._source.take(bytes(REPORT_DATA_SIZE))
             compose = self._facts.compose
-            identity = self._source.app_info(evidence)
+            td, identity = self._source.identify(evidence)
             self._message = wire.AppInfo(
                 app_id=identity.app_id,
                 instance_id=identity.instance_id,
-                tcb_info=self._source.tcb_info(evidence, compose.text),
+                tcb_info=self._source.tcb_info(evidence, td, identity, compose.text),
                 app_name=compose.name,
                 device_id=identity.device_id,
                 mr_aggregated=identity.mr_aggregated,

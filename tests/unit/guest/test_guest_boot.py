@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from support.guest_support import RegisterPlatform
 
+from support.guest_support import RegisterPlatform
 from teehouse.attestation.eventlog import RuntimeEvent
 from teehouse.base.findings import MisuseError
 from teehouse.guest.boot import (
