@@ -62,8 +62,14 @@ def read_collateral(collateral: Collateral) -> ReadCollateral:
     )
 
 
-def open_collateral(ladder: Ladder, collateral: Collateral | None) -> ReadCollateral | None:
-    """V3 and V4."""
+def open_collateral(
+    ladder: Ladder, collateral: Collateral | None, missing: TeehouseError | None = None
+) -> ReadCollateral | None:
+    """V3 and V4; `missing` says why there is none, where somebody tried to get it."""
+    if collateral is None and missing is not None:
+        ladder.error("V3", missing)
+        ladder.cannot("V4", "V5", "V6")
+        return None
     if collateral is None:
         ladder.refused(
             "V3",

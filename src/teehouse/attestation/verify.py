@@ -67,6 +67,7 @@ from teehouse.base.findings import Finding, Outcome, TeehouseError, misuse, wors
 __all__ = ["CHECKS", "Evidence", "Verdict", "verify"]
 
 CHECKS = tuple(f"V{number}" for number in range(1, 29))
+_OF_THE_QUOTE = CHECKS[1:20]  # V2 to V20
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,19 +134,26 @@ def refused_evidence(error: TeehouseError, root: TrustedRoot, now: datetime) -> 
     """The verdict over evidence that could not even be read: V1 alone."""
     ladder = Ladder()
     ladder.error("V1", error)
-    ladder.cannot(*CHECKS[1:])
+    ladder.cannot(*_OF_THE_QUOTE)
     return Verdict(root.name, root.emulated, now, ladder.findings, ladder.not_judged)
 
 
-def verify(evidence: Evidence, collateral: Collateral | None, root: TrustedRoot, now: datetime) -> Verdict:
+def verify(
+    evidence: Evidence,
+    collateral: Collateral | None,
+    root: TrustedRoot,
+    now: datetime,
+    *,
+    missing: TeehouseError | None = None,
+) -> Verdict:
     """Judge evidence by the ladder above. Never raises for bad evidence or collateral.
 
-    `now` is an instant with a time zone; raises `MisuseError` without one.
+    `missing` is why there is no collateral, where fetching it failed. `now` is an instant with a time zone; raises `MisuseError` without one.
     """
     if now.tzinfo is None:
         raise misuse("verify.clock", "the instant of a verdict has no time zone")
     ladder = Ladder()
-    quoted = _judge_quote(ladder, evidence.quote, collateral, root, now)
+    quoted = _judge_quote(ladder, evidence.quote, collateral, root, now=now, missing=missing)
     app_info, image = None, None
     if quoted.quote is not None:
         app_info, image = _judge_claims(ladder, evidence, quoted)
@@ -165,15 +173,21 @@ def verify(evidence: Evidence, collateral: Collateral | None, root: TrustedRoot,
 
 
 def _judge_quote(
-    ladder: Ladder, raw: bytes, collateral: Collateral | None, root: TrustedRoot, now: datetime
+    ladder: Ladder,
+    raw: bytes,
+    collateral: Collateral | None,
+    root: TrustedRoot,
+    *,
+    now: datetime,
+    missing: TeehouseError | None,
 ) -> _Quoted:
     """V1 to V20."""
     quote = check_chain.open_quote(ladder, raw)  # V1
     if quote is None:
-        ladder.cannot(*CHECKS[1:])
+        ladder.cannot(*_OF_THE_QUOTE)
         return _Quoted()
     check_chain.check_header(ladder, quote)  # V2
-    read = check_collateral.open_collateral(ladder, collateral)  # V3, V4
+    read = check_collateral.open_collateral(ladder, collateral, missing)  # V3, V4
     if read is not None:
         check_collateral.check_dates(ladder, read, now)  # V5
     # V7 comes before V6 in the doing, not in the telling: the PCK CA signs one of the documents.
