@@ -1,0 +1,1 @@
+"""The KMS: evidence and an authorisation in, keys out; and every hand-out on record."""
