@@ -61,7 +61,7 @@ _VARIABLES = (
     (_EFI_SECURITY, "db"),
     (_EFI_SECURITY, "dbx"),
 )
-_MANIFEST_LINE = re.compile(r"([0-9a-fA-F]{64})  (\S+)")
+_MANIFEST_LINE = re.compile(rb"([0-9a-fA-F]{64})  (\S+)")
 _VERSION = re.compile(r"(\d{1,6})(?:\.\d|\Z)")
 _T = TypeVar("_T")
 
@@ -287,12 +287,12 @@ def _listed_hash(manifest: bytes) -> bytes:
     """The SHA-256 that sha256sum.txt lists for the measurement; every line has the form of that file."""
     code = "image.measurement-listed"
     hashes: list[bytes] = []
-    for line in manifest.decode("utf-8", "replace").splitlines():
+    for line in manifest.removesuffix(b"\n").split(b"\n") if manifest else ():
         match = _MANIFEST_LINE.fullmatch(line)
         if match is None:
             raise malformed(code, "sha256sum.txt has a line of another form")
-        if match[2] == MEASUREMENT_NAME:
-            hashes.append(bytes.fromhex(match[1]))
+        if match[2] == MEASUREMENT_NAME.encode():
+            hashes.append(bytes.fromhex(match[1].decode()))
     if len(hashes) != 1:
         raise rejected(
             code, f"{MEASUREMENT_NAME} in sha256sum.txt", expected="one line", found=str(len(hashes))
