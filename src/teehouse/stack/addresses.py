@@ -1,0 +1,32 @@
+"""Addresses given on the command line."""
+
+import ipaddress
+
+from teehouse.base.findings import misuse
+from teehouse.guest.sockets import TcpAddress
+
+
+def loopback_address(text: str) -> TcpAddress:
+    """`HOST:PORT` or `[HOST]:PORT` of this machine's loopback. Raises `MisuseError`.
+
+    An emulated agent gives every key to whoever reaches it, so other addresses are refused.
+    """
+    host, _, port = text.rpartition(":")
+    bare = host.removeprefix("[").removesuffix("]")
+    if not port.isdecimal() or int(port) > 65535 or not bare:
+        raise misuse("address.form", "no such address", expected="HOST:PORT", found=text)
+    if bare == "localhost":
+        bare = "127.0.0.1"
+    try:
+        loopback = ipaddress.ip_address(bare).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback:
+        raise misuse(
+            "address.exposed",
+            "an emulated agent gives its keys to whoever reaches it",
+            expected="a loopback address",
+            found=text,
+            remedy="use 127.0.0.1, or forward a port to it yourself",
+        )
+    return TcpAddress(bare, int(port))

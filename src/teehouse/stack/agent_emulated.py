@@ -1,0 +1,118 @@
+"""`teehouse agent --emulated`: one emulated CVM's agent on the sockets of a folder, and on one TCP address."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from teehouse.base.clock import SystemClock
+from teehouse.base.listener import Listener
+from teehouse.guest.rpc import RpcApp
+from teehouse.guest.sockets import TcpAddress, bind_tcp, bind_unix
+from teehouse.stack.addresses import loopback_address
+from teehouse.stack.compose import load_compose
+from teehouse.stack.cvm_emulated import EmulatedCvm, boot_emulated_cvm
+from teehouse.stack.installation import Installation, open_installation
+from teehouse.stack.serving import run_until_stopped
+from teehouse.tee_emulated.pccs import pccs_routes
+from teehouse.wire.methods import ListenerKind
+
+IDENT = "dstack Simulator"  # what the field's simulator calls itself (guest-agent.md 1.6)
+EMULATED_HEADER = ("X-Teehouse-Emulated", "true")
+SOCKETS: tuple[tuple[str, ListenerKind], ...] = (
+    ("dstack.sock", "internal"),
+    ("tappd.sock", "internal"),
+    ("external.sock", "external"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ServedCvm:
+    """A CVM that is being served; `url` is the TCP address that offers everything, when one was asked for."""
+
+    cvm: EmulatedCvm
+    url: str | None
+
+
+@asynccontextmanager
+async def serve_emulated(
+    installation: Installation, compose_file: bytes, tcp: TcpAddress | None
+) -> AsyncIterator[ServedCvm]:
+    """Boot the CVM and serve it for as long as the context lasts.
+
+    Raises `MisuseError` when another agent holds the folder or an address cannot be had, and what the boot
+    raises.
+    """
+    # The sockets come first: their locks keep a second agent from the state of this folder.
+    bound = []
+    try:
+        for name, _ in SOCKETS:
+            bound.append(bind_unix(installation.directory / name))
+        port = None if tcp is None else bind_tcp(tcp)
+        cvm = await boot_emulated_cvm(installation, compose_file)
+        apps = [
+            Listener(_app(cvm, kind), [unix.socket], ident=IDENT, headers=[EMULATED_HEADER])
+            for unix, (_, kind) in zip(bound, SOCKETS, strict=True)
+        ]
+        url = None
+        if port is not None:
+            pages = pccs_routes(installation.collateral)
+            apps.append(
+                Listener(
+                    RpcApp("all", cvm.service.handlers(), extra_routes=pages, app_version=cvm.app_version),
+                    [port],
+                    ident=IDENT,
+                    headers=[EMULATED_HEADER],
+                )
+            )
+            host, number = port.getsockname()[:2]
+            url = f"http://[{host}]:{number}" if ":" in host else f"http://{host}:{number}"
+        for listener in apps:
+            await listener.start()
+        cvm.service.start()
+        try:
+            yield ServedCvm(cvm, url)
+        finally:
+            await asyncio.gather(*(listener.stop() for listener in apps))
+            await cvm.service.stop()
+            await cvm.log.close()
+    finally:
+        for unix in bound:
+            unix.close()
+
+
+def _app(cvm: EmulatedCvm, kind: ListenerKind) -> RpcApp:
+    version = cvm.app_version if kind == "external" else None
+    return RpcApp(kind, cvm.service.handlers(), app_version=version)
+
+
+def run_emulated_agent(directory: Path, *, tcp: str | None, compose: Path | None, seed: bytes | None) -> None:
+    """Serve until SIGINT or SIGTERM. Raises `MisuseError`, `PlatformError`."""
+    address = None if tcp is None else loopback_address(tcp)
+    compose_file = load_compose(compose)
+    installation = open_installation(directory, SystemClock(), seed=seed)
+
+    async def serve(stop: asyncio.Event) -> None:
+        async with serve_emulated(installation, compose_file, address) as served:
+            print(_banner(installation, served), flush=True)  # noqa: T201 - what a user waits for
+            await stop.wait()
+
+    run_until_stopped(serve)
+
+
+def _banner(installation: Installation, served: ServedCvm) -> str:
+    folder = installation.directory.resolve()
+    lines = [
+        "EMULATED TDX: nothing is protected by hardware; quotes verify under this root only:",
+        f"  {installation.root.name}   {installation.root_pem.resolve()}",
+        f"app {served.cvm.identity.app_id.hex()}  instance {served.cvm.identity.instance_id.hex()}",
+        "",
+        "ready; point the official SDKs here:",
+        f"  export DSTACK_SIMULATOR_ENDPOINT={folder / 'dstack.sock'}",
+        f"  export TAPPD_SIMULATOR_ENDPOINT={folder / 'tappd.sock'}",
+    ]
+    if served.url is not None:
+        lines += ["or, over TCP, with everything and the PCCS on one address:"]
+        lines += [f"  export {name}_SIMULATOR_ENDPOINT={served.url}" for name in ("DSTACK", "TAPPD")]
+    return "\n".join(lines)

@@ -1,0 +1,151 @@
+"""The `teehouse` command: the commands that start servers, and those of `teehouse.cli`.
+
+Commands import what they need when they run, so that `--help` answers at once and a production start
+never touches the emulator's packages.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+
+from teehouse import __version__
+from teehouse.base.findings import OUTCOME_TABLE, TeehouseError
+from teehouse.cli.verify import verify_app
+
+app = typer.Typer(
+    name="teehouse",
+    help="A confidential cloud that one can run, and check, oneself.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(verify_app, name="verify")
+
+DEFAULT_DIRECTORY = Path("~/.teehouse")
+DEFAULT_TCP = "127.0.0.1:8090"
+
+Directory = Annotated[
+    Path, typer.Option("--dir", help="Folder of sockets, keys and state; made when missing.")
+]
+Seed = Annotated[
+    str | None,
+    typer.Option(
+        "--seed",
+        help="32 bytes, hex: the emulated root and all keys follow from it. Random per folder when left out. "
+        "A seed given here can be read by other users of this machine; it is meant for tests.",
+    ),
+]
+Emulated = Annotated[
+    bool, typer.Option("--emulated", help="Emulate TDX. Nothing is protected by hardware then.")
+]
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    """Options that come before the command."""
+    if version:
+        print(f"teehouse {__version__}")  # noqa: T201 - what the option is for
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())  # noqa: T201 - what a bare command is for
+        raise typer.Exit(2)
+
+
+@app.command()
+def up(
+    directory: Directory = DEFAULT_DIRECTORY,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="TCP port on 127.0.0.1.")] = 8090,
+    seed: Seed = None,
+) -> None:
+    """Run the emulated cloud here until Ctrl-C: one command from nothing to a quote that verifies."""
+    from teehouse.stack.up import run_up
+
+    run_up(directory.expanduser(), port=port, seed=_seed(seed))
+
+
+@app.command()
+def agent(
+    emulated: Emulated = False,
+    directory: Directory = DEFAULT_DIRECTORY,
+    tcp: Annotated[
+        str | None,
+        typer.Option(
+            "--tcp", help="With --emulated: serve all services, pages and the PCCS on this HOST:PORT too."
+        ),
+    ] = None,
+    compose: Annotated[
+        Path | None,
+        typer.Option(
+            "--compose", help="With --emulated: app-compose.json, or a docker-compose.yaml to be wrapped."
+        ),
+    ] = None,
+    seed: Seed = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="Configuration file, over the others.")
+    ] = None,
+    watchdog: Annotated[
+        bool, typer.Option("--watchdog", "-w", help="Answer the service manager's watchdog.")
+    ] = False,
+) -> None:
+    """Run the guest agent of one CVM: on real TDX, or emulated."""
+    if emulated:
+        from teehouse.stack.agent_emulated import run_emulated_agent
+
+        run_emulated_agent(directory.expanduser(), tcp=tcp, compose=compose, seed=_seed(seed))
+    else:
+        from teehouse.stack.agent_tdx import run_agent
+
+        for name, given in (("--tcp", tcp), ("--compose", compose), ("--seed", seed)):
+            if given is not None:
+                raise click.UsageError(f"{name} goes with --emulated")
+        run_agent(config, watchdog=watchdog)
+
+
+@app.command()
+def pccs(
+    emulated: Emulated = False,
+    directory: Directory = DEFAULT_DIRECTORY,
+    tcp: Annotated[str, typer.Option("--tcp", help="HOST:PORT to serve on.")] = "127.0.0.1:8081",
+    seed: Seed = None,
+) -> None:
+    """Serve the collateral of the emulated platform (the agent serves it too)."""
+    if not emulated:
+        raise click.UsageError(
+            "only an emulated PCCS is offered: add --emulated (real collateral is Intel's to give)"
+        )
+    from teehouse.stack.pccs import run_pccs
+
+    run_pccs(directory.expanduser(), tcp=tcp, seed=_seed(seed))
+
+
+def _seed(text: str | None) -> bytes | None:
+    if text is None:
+        return None
+    try:
+        seed = bytes.fromhex(text)
+    except ValueError:
+        seed = b""
+    if len(seed) != 32:  # the text itself stays out of the message: it is a secret
+        raise click.UsageError("--seed takes 64 hex digits")
+    return seed
+
+
+def run() -> int:
+    """Run the command line; the exit code follows the family of what was refused."""
+    try:
+        app()
+    except TeehouseError as error:
+        finding = error.finding
+        print(f"teehouse: {finding.sentence()} [{finding.code}]", file=sys.stderr)  # noqa: T201 - to the person
+        return OUTCOME_TABLE[finding.outcome].exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run())

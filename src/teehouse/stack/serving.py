@@ -1,0 +1,23 @@
+"""Running a server in the foreground: one event loop, stopped by SIGINT or SIGTERM."""
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+
+import uvloop
+
+Serve = Callable[[asyncio.Event], Awaitable[None]]
+
+
+def run_until_stopped(serve: Serve) -> None:
+    """Run `serve(stop)` to its end; SIGINT and SIGTERM set `stop`. What `serve` raises comes through."""
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop.set)
+        await serve(stop)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())

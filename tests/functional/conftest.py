@@ -1,0 +1,76 @@
+"""One running Teehouse for the functional tests: started as a user starts it, reached from outside only."""
+
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+START_SECONDS = 60  # a loaded machine; the speed of starting is measured in bench/
+
+
+@dataclass(frozen=True)
+class Running:
+    """A started `teehouse up`: its folder, what ready.json says, and what it printed."""
+
+    directory: Path
+    ready: dict[str, Any]
+    output: Path
+
+    @property
+    def dstack_socket(self) -> str:
+        return str(self.directory / "dstack.sock")
+
+    @property
+    def tappd_socket(self) -> str:
+        return str(self.directory / "tappd.sock")
+
+    @property
+    def url(self) -> str:
+        return str(self.ready["agent_url"])
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(path: Path, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while not path.exists():
+        if process.poll() is not None or time.monotonic() > deadline:
+            pytest.fail(f"it did not start: {log.read_text(encoding='utf-8')}")
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="session")
+def teehouse() -> Iterator[Running]:
+    """`teehouse up` in a folder of its own, on a free port; stopped at the end as Ctrl-C stops it."""
+    directory = Path(tempfile.mkdtemp(prefix="teehouse-"))
+    log = directory / "up.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "teehouse", "up", "--dir", str(directory), "--port", str(free_port())],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        wait_for(directory / "ready.json", process, log)
+        yield Running(directory, json.loads((directory / "ready.json").read_text(encoding="utf-8")), log)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) == 0, log.read_text(encoding="utf-8")
+        assert not (directory / "ready.json").exists()
+    finally:
+        process.kill()
+        process.wait()
+        shutil.rmtree(directory, ignore_errors=True)
