@@ -14,7 +14,17 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from teehouse.attestation.abi import CERTIFICATION_PCK_CHAIN, REPORT_DATA_SIZE, Quote, TdReport, parse_quote
+from teehouse.attestation.abi import (
+    DESCRIPTOR_SIZE,
+    HEADER_SIZE,
+    REPORT_DATA_SIZE,
+    TD_REPORT_10_SIZE,
+    TEE_TYPE_TDX,
+    TdReport,
+    parse_header,
+    parse_quote,
+    parse_td_report,
+)
 from teehouse.attestation.envelope import Attestation, encode_attestation
 from teehouse.attestation.eventlog import (
     Event,
@@ -27,7 +37,7 @@ from teehouse.attestation.eventlog import (
 from teehouse.attestation.identity import AppInfo, app_info, device_id
 from teehouse.attestation.pck import parse_pck_extension, split_pem_chain
 from teehouse.attestation.vmconfig import parse_vm_config
-from teehouse.base.findings import EvidenceError, misuse
+from teehouse.base.findings import EvidenceError, misuse, unsupported
 from teehouse.guest.measurements import MeasurementLog
 from teehouse.tee.platform import BootEvent, platform_error
 
@@ -94,13 +104,13 @@ class EvidenceSource:
     def identify(self, evidence: Evidence) -> tuple[TdReport, AppInfo]:
         """The TD report of the evidence, and who it says we are. Raises `PlatformError`."""
         try:
-            quote = parse_quote(evidence.quote)
-            if not isinstance(quote.body, TdReport):
-                raise _unusable("an SGX quote")
-            device = self._device_id(quote)
-            return quote.body, app_info(quote.body, evidence.runtime_events, self.os_image_hash, device)
+            td = _td_report(evidence.quote)
+            device = self._device_id(evidence.quote)
+            return td, app_info(td, evidence.runtime_events, self.os_image_hash, device)
         except EvidenceError as error:
-            raise _unusable(str(error)) from error
+            raise platform_error(
+                "attest.identity", "the evidence does not say who we are", found=str(error)
+            ) from error
 
     @staticmethod
     def tcb_info(evidence: Evidence, td: TdReport, info: AppInfo, app_compose: str) -> str:
@@ -122,12 +132,15 @@ class EvidenceSource:
         self._entries.extend(Event.runtime(event) for event in runtime_events[known:])
         return tuple(self._entries[: self._boot_count + len(runtime_events)])
 
-    def _device_id(self, quote: Quote) -> bytes:
+    def _device_id(self, quote: bytes) -> bytes:
         """Rule A3. The answer for the last certificate chain is kept: a platform has one."""
-        chain = quote.certification_data
-        if self._device is None or self._device[0] != chain:
-            self._device = chain, device_id(_ppid(quote))
-        return self._device[1]
+        try:
+            chain = parse_quote(quote).certification_data
+            if self._device is None or self._device[0] != chain:
+                self._device = chain, device_id(parse_pck_extension(split_pem_chain(chain)[0]).ppid)
+            return self._device[1]
+        except EvidenceError:  # a kind of certification that names no PCK certificate
+            return device_id(b"")
 
 
 def padded(report_data: bytes) -> bytes:
@@ -137,13 +150,16 @@ def padded(report_data: bytes) -> bytes:
     return report_data.ljust(REPORT_DATA_SIZE, b"\0")
 
 
-def _ppid(quote: Quote) -> bytes:
-    if quote.certification_type != CERTIFICATION_PCK_CHAIN:
-        return b""
-    try:
-        return parse_pck_extension(split_pem_chain(quote.certification_data)[0]).ppid
-    except EvidenceError:
-        return b""
+def _td_report(quote: bytes) -> TdReport:
+    """The TD report of a quote, whatever certifies it. Raises `EvidenceError`."""
+    header = parse_header(quote)
+    if header.tee_type != TEE_TYPE_TDX:
+        raise unsupported("attest.tee-type", "the quote is of no TD", found=hex(header.tee_type))
+    if header.version == 4:
+        return parse_td_report(quote[HEADER_SIZE : HEADER_SIZE + TD_REPORT_10_SIZE])
+    start = HEADER_SIZE + DESCRIPTOR_SIZE
+    size = int.from_bytes(quote[start - 4 : start], "little")
+    return parse_td_report(quote[start : start + size])
 
 
 def _os_image_hash(vm_config: str) -> bytes:
@@ -153,7 +169,3 @@ def _os_image_hash(vm_config: str) -> bytes:
         return parse_vm_config(vm_config).os_image_hash or b""
     except EvidenceError as error:
         raise misuse("attest.vm-config", "vm_config cannot be read", found=str(error)) from error
-
-
-def _unusable(found: str) -> Exception:
-    return platform_error("attest.identity", "the evidence does not say who we are", found=found)
