@@ -120,7 +120,7 @@ def check_mr_config_id(
             refused.expected,
             refused.found,
             refused.remedy,
-            check=str(min(version + 1, 5)),
+            check=str(version + 1) if version in (1, 2, 3) else "5",
         )
     return Finding(_CODE, _SUBJECT, Outcome.ACCEPTED, found=mr_config_id.hex(), check=str(version + 1))
 
@@ -161,7 +161,7 @@ def _check_document(document: bytes, identity: ConfiguredIdentity) -> None:
         raise unsupported(
             f"{name}.member", f"members of {name}", expected="known ones", found=strictjson.quoted(unknown[0])
         )
-    _agree("version", 3, members.get("version"))
+    _agree("version", 3, strictjson.int_member(members, "version", name, limit=0xFF))
     _agree("compose_hash", identity.compose_hash, _octets(members, "compose_hash", name))
     given = KEY_PROVIDER_KINDS.get(strictjson.text_member(members, "key_provider", name))
     provider = identity.key_provider
