@@ -85,8 +85,7 @@ class Collateral:
         Raises `EvidenceError` (malformed) when one of the four cannot be read.
         """
         ends = [parse_tcb_info(self.tcb_info).next_update, parse_qe_identity(self.qe_identity).next_update]
-        for der in (self.root_ca_crl, self.pck_crl):
-            end = load_crl(der).next_update_utc
-            if end is not None:  # load_crl has refused lists without an end; its type cannot say so
-                ends.append(end)
+        crls = (load_crl(self.root_ca_crl), load_crl(self.pck_crl))
+        # load_crl has refused lists without an end; only their type does not say so.
+        ends += [crl.next_update_utc for crl in crls if crl.next_update_utc is not None]
         return min(ends)
