@@ -49,7 +49,8 @@ def _message_class(descriptor: Descriptor) -> type[Message]:
     return message_class
 
 
-def _methods(service: ServiceDescriptor) -> Mapping[str, Method]:
+def methods_of(service: ServiceDescriptor) -> Mapping[str, Method]:
+    """The methods that a service declares, by name, in declaration order."""
     return MappingProxyType(
         {
             method.name: Method(
@@ -66,7 +67,7 @@ def _methods(service: ServiceDescriptor) -> Mapping[str, Method]:
 # Service name -> method name -> Method, in declaration order.
 METHODS: Mapping[str, Mapping[str, Method]] = MappingProxyType(
     {
-        name: _methods(service)
+        name: methods_of(service)
         for file in (guest_pb2.DESCRIPTOR, guest_api_pb2.DESCRIPTOR)
         for name, service in file.services_by_name.items()
     }
