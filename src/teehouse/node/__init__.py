@@ -1,0 +1,1 @@
+"""Boots CVMs and runs their apps: measured boot, runners, many agents in one event loop."""
