@@ -67,7 +67,7 @@ async def agent(
 ) -> AsyncIterator[Agent]:
     """An agent with SIM's root key and its own CA, booted without a KMS; nothing runs in the background."""
     parsed = parse_app_compose(json.dumps({**COMPOSE, **(compose or {})}, ensure_ascii=False))
-    directory.mkdir(exist_ok=True)
+    directory.mkdir(exist_ok=True)  # noqa: ASYNC240 (one call, in a test)
     platform = td or emulated.td(directory, mr_config_id=mr_config_id_v1(parsed.compose_hash))
     log = MeasurementLog(platform, directory / "log", parsed.event_log_version)
     await log.open()

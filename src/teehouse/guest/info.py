@@ -4,8 +4,9 @@ Rules:
 
 I1. One attestation over zero report data stands behind all answers. It is taken anew, in the background or
     by the next caller, when the log has grown; callers who wait for it share it.
-I2. The demonstration certificate is issued in the background and tried again by each caller while there is
-    none; until then, and when it cannot be had, it is empty (guest-agent.md 15, 5).
+I2. The demonstration certificate is issued in the background; while there is none it is empty, and callers
+    have it tried again (guest-agent.md 15, 5), though not within `CERTIFICATE_PAUSE` of the last try: each
+    costs a quote, and callers from outside shall not be able to ask for many.
 I3. Where app-compose says `public_tcbinfo: false` the public answer has no TCB info and no vm_config.
 I4. An answer is encoded once.
 """
@@ -24,6 +25,7 @@ from teehouse.wire import guest_pb2 as wire
 from teehouse.wire.app_compose import AppCompose
 
 API_VERSION = "0.5.11"  # clients compare it: the 0.5 path of the SDKs (guest-agent.md 4.9)
+CERTIFICATE_PAUSE = 5.0  # seconds
 GPU_EVIDENCE = Path("/run/nvidia-gpu-attestation/attestation.out")
 
 _logger = logging.getLogger(__name__)
@@ -64,6 +66,7 @@ class InfoSource:
         self._facts = facts
         self._issue_certificate = issue_certificate
         self._certificate = ""
+        self._next_try = 0.0
         self._message: wire.AppInfo | None = None
         self._answers: InfoAnswers | None = None
         self._events = -1
@@ -88,7 +91,7 @@ class InfoSource:
 
     async def current(self) -> InfoAnswers:
         """The answers for the log as it stands. Raises `PlatformError`."""
-        if not self._certificate:
+        if not self._certificate and asyncio.get_running_loop().time() >= self._next_try:
             self._in_background("the demonstration certificate", self._certify)
         if self._events != len(self._source.log.events):
             await self._refresh()
@@ -134,6 +137,7 @@ class InfoSource:
             self._answers = None
 
     async def _certify(self) -> None:
+        self._next_try = asyncio.get_running_loop().time() + CERTIFICATE_PAUSE
         self._certificate = await self._issue_certificate()
         self._answers = None
 

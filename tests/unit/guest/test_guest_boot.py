@@ -1,6 +1,7 @@
 """The measured boot: order and payloads of guest-agent.md 10.5."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -118,8 +119,8 @@ async def test_rule_2_another_boot_is_refused(tmp_path: Path) -> None:
         {"init_script_hashes": (bytes(32),) * 6},
     ],
 )
-def test_identities_have_their_sizes(fields: dict[str, bytes]) -> None:
-    members = {"app_id": bytes(20), "compose_hash": bytes(32), "instance_id": bytes(20)}
+def test_identities_have_their_sizes(fields: dict[str, Any]) -> None:
+    members: dict[str, Any] = {"app_id": bytes(20), "compose_hash": bytes(32), "instance_id": bytes(20)}
     with pytest.raises(MisuseError):
         BootIdentity(**(members | fields))
 

@@ -19,6 +19,7 @@ from teehouse.attestation.abi import TdReport, encode_quote, parse_quote
 from teehouse.attestation.eventlog import parse_event_log, replay
 from teehouse.base.findings import MisuseError, unavailable
 from teehouse.base.hashes import sha256
+from teehouse.guest import info as info_module
 from teehouse.guest.attest import EvidenceSource
 from teehouse.guest.measurements import MeasurementLog
 from teehouse.guest.tls import LocalSigner
@@ -184,15 +185,22 @@ async def test_i2_the_demonstration_certificate(tmp_path: Path) -> None:
 
 
 async def test_i2_it_is_tried_again_while_there_is_none(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     signer = NeverSigner()
     async with agent(tmp_path, signer=signer) as made:
         made.service.start()
         await settled(made)
-        assert (await info_of(made))["app_cert"] == ""
-        await settled(made)
-        assert signer.calls == 2
+        for _ in range(3):
+            assert (await info_of(made))["app_cert"] == ""
+            await settled(made)
+        assert signer.calls == 1  # not so soon
+        monkeypatch.setattr(info_module, "CERTIFICATE_PAUSE", 0.0)
+        made.service._info._next_try = 0.0
+        for _ in range(2):
+            assert (await info_of(made))["app_cert"] == ""
+            await settled(made)
+        assert signer.calls == 3
         assert "the demonstration certificate could not be made: kms.away" in caplog.text
 
 

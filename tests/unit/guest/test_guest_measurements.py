@@ -1,6 +1,7 @@
 """The measurement log by its rules (M1 to M7 of `guest.measurements`)."""
 
 import asyncio
+import contextlib
 import errno
 import fcntl
 import json
@@ -9,13 +10,17 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from support.guest_support import RegisterPlatform, broken
-from teehouse.attestation.eventlog import RuntimeEvent, replay_runtime
+from teehouse.attestation.envelope import Attestation, encode_v0, encode_v1
+from teehouse.attestation.eventlog import Event, RuntimeEvent, encode_event_log, replay_runtime
 from teehouse.base.findings import MisuseError
 from teehouse.base.hashes import extend
 from teehouse.guest import measurements, runtime_log
@@ -174,10 +179,10 @@ async def test_a_log_that_shrinks_is_refused(tmp_path: Path) -> None:
 async def test_m1_fifty_concurrent_emissions_stay_in_step(tmp_path: Path) -> None:
     platform = RegisterPlatform()
     log = await opened(platform, tmp_path)
-    quotes = [log.quoted(ZERO) for _ in range(10)]
-    answers = await asyncio.gather(*(log.emit(f"e{i}", bytes([i])) for i in range(50)), *quotes)
-    for quote, events in answers[50:]:
+    emissions = asyncio.gather(*(log.emit(f"e{i}", bytes([i])) for i in range(50)))
+    for quote, events in await asyncio.gather(*(log.quoted(ZERO) for _ in range(10))):
         assert quote[520:568] == replay_runtime(events)
+    await emissions
     events = await in_step(log)
     assert {event.event for event in events} == {f"e{i}" for i in range(50)}
     await log.close()
@@ -379,7 +384,7 @@ async def test_m4_a_full_disk_stops_quotes_until_the_line_is_written(
             raise OSError(errno.ENOSPC, "No space left on device")
         return write(descriptor, data)
 
-    monkeypatch.setattr(runtime_log.os, "write", write_until_full)
+    monkeypatch.setattr(os, "write", write_until_full)
     assert await refused(log.emit("a", b"")) == "measurements.io"
     assert platform.extensions == 1
     assert await refused(log.quoted(ZERO)) == "measurements.io"
@@ -401,7 +406,7 @@ async def test_m2_a_disk_that_is_full_before_the_extension_measures_nothing(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(runtime_log.os, "write", no_space)
+        patched.setattr(os, "write", no_space)
         with pytest.raises(PlatformError, match="No space left on device"):
             await log.emit("a", b"")
     assert platform.extensions == 0
@@ -462,6 +467,41 @@ async def test_lines_are_json_that_others_read(tmp_path: Path) -> None:
     assert len(await in_step(log)) == 1
     await log.close()
     await log.close()
+
+
+@given(
+    st.text(st.characters(exclude_categories=["Cs"]), min_size=1),
+    st.binary(),
+    st.sampled_from(runtime_log.VERSIONS),
+)
+def test_a_line_read_is_the_event_written(name: str, payload: bytes, version: int) -> None:
+    event = RuntimeEvent(name, payload, version)
+    line = runtime_log.encode_line(event)
+    assert line.count(b"\n") == 1
+    assert runtime_log.decode_line(line) == event
+
+
+@given(st.binary())
+def test_no_line_raises_anything_else(line: bytes) -> None:
+    with contextlib.suppress(PlatformError):
+        runtime_log.decode_line(line)
+
+
+@given(
+    st.text(st.characters(exclude_categories=["Cs"]), min_size=1),
+    st.binary(),
+    st.sampled_from(runtime_log.VERSIONS),
+)
+def test_m7_no_event_takes_more_than_its_share(name: str, payload: bytes, version: int) -> None:
+    """Beside a quote as JSON, and in an attestation, where it stands twice."""
+    event = RuntimeEvent(name, payload, version)
+    entry = Event.runtime(event)
+    without = Attestation(b"", (), (), bytes(64), "")
+    attested = replace(without, event_log=(entry,), runtime_events=(event,))
+    share = measurements.attested_size(event)
+    assert len(encode_event_log([entry])) <= share
+    encode = encode_v0 if version == 1 else encode_v1
+    assert len(encode(attested)) - len(encode(without)) <= share
 
 
 def test_the_emitter_of_the_two_process_test_fails_loudly(tmp_path: Path) -> None:

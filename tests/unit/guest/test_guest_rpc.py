@@ -103,7 +103,20 @@ async def test_every_path_form_outside(running: Agent, path: str) -> None:
         assert (await outside.get(f"{path}Version")).json() == {"version": "0.5.11", "rev": "test"}
 
 
-INNER_METHODS = ["GetKey", "GetTlsKey", "GetQuote", "Attest", "Sign", "Verify", "EmitEvent", "GpuInfo", "DeriveKey", "DeriveK256Key", "TdxQuote", "RawQuote"]
+INNER_METHODS = [
+    "GetKey",
+    "GetTlsKey",
+    "GetQuote",
+    "Attest",
+    "Sign",
+    "Verify",
+    "EmitEvent",
+    "GpuInfo",
+    "DeriveKey",
+    "DeriveK256Key",
+    "TdxQuote",
+    "RawQuote",
+]
 
 
 @pytest.mark.parametrize("method", INNER_METHODS)

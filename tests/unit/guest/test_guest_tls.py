@@ -175,7 +175,7 @@ async def test_a_plain_certificate_has_no_evidence_but_costs_a_quote(
     ],
 )
 async def test_validity(
-    door: httpx.AsyncClient, request_: dict[str, int], begin: int | None, end: int | None
+    door: httpx.AsyncClient, request_: dict[str, Any], begin: int | None, end: int | None
 ) -> None:
     _, (leaf, _) = await issued(door, **request_)
     starts = datetime(1975, 1, 1, tzinfo=UTC) if begin is None else datetime.fromtimestamp(begin, UTC)
