@@ -78,6 +78,28 @@ class Adversary:
         made = replace(made, signature=raw_signature(self.host.attestation_key, made.signed))
         return encode_quote(made)
 
+    def sgx_quote(self, attributes: bytes = b"\x05" + bytes(15), version: int = 3) -> bytes:
+        """A quote of an SGX enclave by the same keys, with a quoting enclave for SGX."""
+
+        def edit(quote: Quote) -> Quote:
+            body = replace(quote.qe_report, attributes=attributes, report_data=bytes(range(64)))
+            return replace(quote, header=replace(quote.header, version=version, tee_type=0), body=body)
+
+        return self.forge(edit)
+
+    def sgx_collateral(self, tcb: Edit | None = None) -> Collateral:
+        """Collateral for `sgx_quote`: documents of the kinds SGX and QE."""
+
+        def of_sgx(document: dict[str, Any]) -> None:
+            document["id"] = "SGX"
+            del document["tdxModule"], document["tdxModuleIdentities"]
+            for level in document["tcbLevels"]:
+                del level["tcb"]["tdxtcbcomponents"]
+            if tcb is not None:
+                tcb(document)
+
+        return self.collateral(tcb=of_sgx, qe=lambda document: document.update(id="QE"))
+
     def attest(self, claims: "Claims | None" = None) -> Attestation:
         """The attestation of a TD that booted the emulated image and then emitted the claimed events."""
         claims = claims or Claims()

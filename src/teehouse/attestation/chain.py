@@ -58,6 +58,7 @@ def load_certificate(der: bytes) -> x509.Certificate:
         # Parts are decoded when they are asked for; ask now, so that nothing fails later.
         _ = (certificate.subject, certificate.issuer, certificate.extensions, certificate.serial_number)
         _ = (certificate.not_valid_before_utc, certificate.not_valid_after_utc, certificate.public_key())
+        _ = certificate.signature_hash_algorithm
     except _PARSE_ERRORS as error:
         raise malformed(
             "certificate.malformed", "a certificate cannot be decoded", found=_short(error)
@@ -77,7 +78,7 @@ def load_crl(der: bytes) -> x509.CertificateRevocationList:
         )
     try:
         crl = x509.load_der_x509_crl(der)
-        _ = (crl.issuer, crl.last_update_utc, crl.extensions)
+        _ = (crl.issuer, crl.last_update_utc, crl.extensions, crl.signature_hash_algorithm)
         next_update = crl.next_update_utc
     except _PARSE_ERRORS as error:
         raise malformed("crl.malformed", "a revocation list cannot be decoded", found=_short(error)) from None

@@ -134,9 +134,7 @@ def _refuse_path(ladder: Ladder, fault: PathFault, end: str, root: TrustedRoot) 
 
 
 def chain_end(chain: tuple[bytes, ...]) -> str:
-    """Which root a chain, leaf first, really ends in, as far as it shows it. The certificates are readable."""
-    if not chain:
-        return "nothing"
+    """Which root a chain really ends in, as far as it shows it: leaf first, at least one, all of them readable."""
     top = load_certificate(chain[-1])
     if signed_by(top, top) and can_sign_certificates(top):
         return describe_root(chain[-1])

@@ -1,22 +1,28 @@
 """The ladder of `verify`: every fault of trust.md 6.5 is refused, and refused under its own name."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 from dcap_qvl import QuoteCollateralV3, verify_with_root_ca
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from support import emulated
 from support.adversary import NOW, Adversary, every_status, flip, raise_components
+from support.adversary_certificates import certificate, named
 from teehouse.attestation import abi
 from teehouse.attestation.abi import Quote
 from teehouse.attestation.bundle import Collateral
 from teehouse.attestation.chain import load_certificate, name_of
+from teehouse.attestation.pck import split_pem_chain
 from teehouse.attestation.roots import TrustedRoot
-from teehouse.attestation.verify import CHECKS, Evidence, Verdict, verify
-from teehouse.base.findings import MisuseError, Outcome, unavailable
+from teehouse.attestation.verify import CHECKS, Evidence, Verdict, refused_evidence, verify
+from teehouse.base.findings import EvidenceError, MisuseError, Outcome, malformed, unavailable
 from teehouse.tee_emulated import constants
 from teehouse.tee_emulated.pki import PLATFORM_CA_LABEL, ROOT_LABEL, TCB_SIGNER_LABEL, pck_label
 
@@ -114,6 +120,22 @@ def module_levels(svn: int, status: str) -> Callable[[dict[str, Any]], None]:
 def qe_levels(svn: int, status: str) -> Callable[[dict[str, Any]], None]:
     level = {"tcb": {"isvsvn": svn}, "tcbDate": "2026-01-01T00:00:00Z", "tcbStatus": status}
     return members(tcbLevels=[level])
+
+
+def _pem_blocks(quote: Quote, *which: int) -> bytes:
+    end = b"-----END CERTIFICATE-----\n"
+    blocks = [block + end for block in quote.certification_data.split(end) if block.strip()]
+    return b"".join(blocks[number] for number in which)
+
+
+def _plain_pck(owner: Adversary) -> bytes:
+    """A PCK certificate like any other, but that says nothing of a platform."""
+    platform_ca = load_certificate(owner.pki.platform_ca_der)
+    made = certificate(
+        named("Emulated PCK"), owner.host.pck_key, platform_ca.subject, owner.pki._key(PLATFORM_CA_LABEL)
+    )
+    pem = made.public_bytes(Encoding.PEM)
+    return owner.forge(lambda quote: replace(quote, certification_data=pem + _pem_blocks(quote, 1, 2)))
 
 
 BROKEN_SIGNATURE = "V13", "quote.signature", REJECTED
@@ -319,6 +341,13 @@ CASES = [
         collateral=served(now=datetime(2019, 6, 1, tzinfo=UTC)),
         now=datetime(2019, 6, 1, tzinfo=UTC),
     ),
+    Case(
+        "pck-without-sgx-extension",
+        "V10",
+        "pck-extension.missing",
+        MALFORMED,
+        _plain_pck,
+    ),
     Case("pck-revoked", "V9", "pck.revoked", REJECTED, owner=revoking(pck_label("alpha"))),
     Case("platform-ca-revoked", "V9", "pck-ca.revoked", REJECTED, owner=revoking(PLATFORM_CA_LABEL)),
     Case("tcb-signer-revoked", "V9", "tcb-signer.revoked", REJECTED, owner=revoking(TCB_SIGNER_LABEL)),
@@ -422,6 +451,38 @@ CASES = [
         td(seam_attributes=b"\x01" + bytes(7)),
         served(tcb=module(attributesMask="00" * 8)),
     ),
+    # An SGX enclave.
+    Case(
+        "enclave-debug",
+        "V17",
+        "enclave.debug",
+        REJECTED,
+        lambda owner: owner.sgx_quote(b"\x07" + bytes(15)),
+        Adversary.sgx_collateral,
+    ),
+    Case(
+        "sgx-in-version-4",
+        "V2",
+        "quote.version",
+        UNSUPPORTED,
+        lambda owner: owner.sgx_quote(version=4),
+        Adversary.sgx_collateral,
+    ),
+    Case(
+        "enclave-platform-below-every-level",
+        "V15",
+        "tcb.platform.no-level",
+        REJECTED,
+        Adversary.sgx_quote,
+        lambda owner: owner.sgx_collateral(raise_components("pcesvn", 0, 99)),
+    ),
+    Case(
+        "tdx-collateral-for-sgx",
+        "V14",
+        "tcb-info.kind",
+        REJECTED,
+        Adversary.sgx_quote,
+    ),
     # The TD (trust.md 2.9).
     Case("td-debug", "V17", "td.debug", REJECTED, attributes(0)),
     *(Case(f"td-profiling-{bit}", "V17", "td.profiling", REJECTED, attributes(bit)) for bit in (4, 5, 6)),
@@ -442,12 +503,6 @@ CASES = [
         served(tcb=module(mrsigner="11" * 48)),
     ),
 ]
-
-
-def _pem_blocks(quote: Quote, *which: int) -> bytes:
-    end = b"-----END CERTIFICATE-----\n"
-    blocks = [block + end for block in quote.certification_data.split(end) if block.strip()]
-    return b"".join(blocks[number] for number in which)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -610,3 +665,62 @@ def test_the_ladder_is_stricter_where_the_independent_verifier_is_silent(case: C
     collateral = case.collateral(owner)
     assert collateral is not None
     assert dcap_accepts(case.quote(owner), collateral, owner, case.now)
+
+
+HONEST = Adversary()
+HONEST_QUOTE, HONEST_COLLATERAL = HONEST.quote(), HONEST.collateral()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, len(HONEST_QUOTE) - 1), st.integers(0, 7))
+def test_a_flipped_bit_is_refused_wherever_it_is_signed(offset: int, bit: int) -> None:
+    """Also in the PEM chain; the few bits that nothing covers (a line's end) change no certificate."""
+    flipped_quote = flip(HONEST_QUOTE, offset, bit)
+    verdict = judge(flipped_quote, HONEST_COLLATERAL, HONEST)
+    if verdict.accepted:
+        assert verdict.quote is not None
+        honest = abi.parse_quote(HONEST_QUOTE)
+        data = verdict.quote.certification_data
+        assert split_pem_chain(data)[:2] == split_pem_chain(honest.certification_data)[:2]
+        assert replace(verdict.quote, certification_data=b"") == replace(honest, certification_data=b"")
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_judged_and_never_raise(data: bytes) -> None:
+    verdict = judge(data, HONEST_COLLATERAL, HONEST)
+    assert (verdict.accepted, verdict.findings[0].check, verdict.findings[0].ok) == (False, "V1", False)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.sampled_from(sorted(json.loads(HONEST_COLLATERAL.to_json()))),
+    st.integers(0, 10_000),
+    st.characters(codec="ascii"),
+)
+def test_changed_collateral_is_judged_and_never_raises(member: str, place: int, letter: str) -> None:
+    members = json.loads(HONEST_COLLATERAL.to_json())
+    text = members[member]
+    at = place % len(text)
+    members[member] = text[:at] + letter + text[at + 1 :]
+    try:
+        changed = Collateral.from_json(json.dumps(members))
+    except EvidenceError:
+        return
+    verdict = judge(HONEST_QUOTE, changed, HONEST)
+    if not dcap_accepts(HONEST_QUOTE, changed, HONEST):
+        assert not verdict.accepted
+
+
+def test_an_enclave_is_judged_without_module_and_attributes_of_a_td() -> None:
+    owner = Adversary()
+    verdict = judge(owner.sgx_quote(), owner.sgx_collateral(), owner)
+    checks = [finding.check for finding in verdict.findings]
+    assert checks == [f"V{number}" for number in range(1, 21) if number not in (16, 18, 19)]
+    assert (verdict.accepted, verdict.tcb_status, verdict.td) == (True, "UpToDate", None)
+
+
+def test_evidence_that_cannot_be_read_has_a_verdict_too() -> None:
+    error = malformed("eventlog.not-json", "the event log")
+    verdict = refused_evidence(error, HONEST.root, NOW)
+    assert verdict.findings == (replace(error.finding, check="V1"),)
+    assert (verdict.outcome, verdict.not_judged) == (Outcome.MALFORMED, CHECKS[1:20])
