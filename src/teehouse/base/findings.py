@@ -88,9 +88,9 @@ class Finding:
         return self.outcome is Outcome.ACCEPTED
 
     def sentence(self) -> str:
-        """One line for a person: subject, then expected and found where they say something."""
+        """One line for a person: subject, then expected and found where they say something, each once."""
         parts = [self.subject]
-        if self.expected:
+        if self.expected and self.expected != self.found:
             parts.append(f"expected {self.expected}")
         if self.found:
             parts.append(f"found {self.found}")

@@ -1,6 +1,7 @@
 """Addresses given on the command line."""
 
 import ipaddress
+import socket
 
 from teehouse.base.findings import misuse
 from teehouse.guest.sockets import TcpAddress
@@ -30,3 +31,9 @@ def loopback_address(text: str) -> TcpAddress:
             remedy="use 127.0.0.1, or forward a port to it yourself",
         )
     return TcpAddress(bare, int(port))
+
+
+def http_url(listening: socket.socket) -> str:
+    """The URL of what listens on a bound TCP socket."""
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,16 +1,18 @@
 """`teehouse agent --emulated`: one emulated CVM's agent on the sockets of a folder, and on one TCP address."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from starlette.routing import BaseRoute
+
 from teehouse.base.clock import SystemClock
-from teehouse.base.listener import Listener
-from teehouse.guest.rpc import RpcApp
-from teehouse.guest.sockets import TcpAddress, bind_tcp, bind_unix
-from teehouse.stack.addresses import loopback_address
+from teehouse.guest.agent import Door, GuestAgent
+from teehouse.guest.config import ListenerConfig
+from teehouse.guest.sockets import TcpAddress, UnixAddress, listen
+from teehouse.stack.addresses import http_url, loopback_address
 from teehouse.stack.compose import load_compose
 from teehouse.stack.cvm_emulated import EmulatedCvm, boot_emulated_cvm
 from teehouse.stack.installation import Installation, open_installation
@@ -45,46 +47,35 @@ async def serve_emulated(
     raises.
     """
     # The sockets come first: their locks keep a second agent from the state of this folder.
-    bound = []
+    doors: list[Door] = []
     try:
-        for name, _ in SOCKETS:
-            bound.append(bind_unix(installation.directory / name))
-        port = None if tcp is None else bind_tcp(tcp)
+        for name, kind in SOCKETS:
+            doors.append(_door(kind, UnixAddress(installation.directory / name)))
+        if tcp is not None:
+            doors.append(_door("all", tcp, pccs_routes(installation.collateral)))
         cvm = await boot_emulated_cvm(installation, compose_file)
-        apps = [
-            Listener(_app(cvm, kind), [unix.socket], ident=IDENT, headers=[EMULATED_HEADER])
-            for unix, (_, kind) in zip(bound, SOCKETS, strict=True)
-        ]
-        url = None
-        if port is not None:
-            pages = pccs_routes(installation.collateral)
-            apps.append(
-                Listener(
-                    RpcApp("all", cvm.service.handlers(), extra_routes=pages, app_version=cvm.app_version),
-                    [port],
-                    ident=IDENT,
-                    headers=[EMULATED_HEADER],
-                )
-            )
-            host, number = port.getsockname()[:2]
-            url = f"http://[{host}]:{number}" if ":" in host else f"http://{host}:{number}"
-        for listener in apps:
-            await listener.start()
-        cvm.service.start()
-        try:
-            yield ServedCvm(cvm, url)
-        finally:
-            await asyncio.gather(*(listener.stop() for listener in apps))
-            await cvm.service.stop()
-            await cvm.log.close()
+    except BaseException:
+        for door in doors:
+            door.listening.close()
+        raise
+    agent = GuestAgent(cvm.log, cvm.service, doors)
+    await agent.start()
+    watch = asyncio.ensure_future(agent.watch())
+    try:
+        yield ServedCvm(cvm, None if tcp is None else http_url(doors[-1].listening.sockets[0]))
     finally:
-        for unix in bound:
-            unix.close()
+        watch.cancel()
+        await agent.stop()
 
 
-def _app(cvm: EmulatedCvm, kind: ListenerKind) -> RpcApp:
-    version = cvm.app_version if kind == "external" else None
-    return RpcApp(kind, cvm.service.handlers(), app_version=version)
+def _door(kind: ListenerKind, address: UnixAddress | TcpAddress, pages: Sequence[BaseRoute] = ()) -> Door:
+    return Door(
+        kind,
+        listen(address),
+        ListenerConfig(address, ident=IDENT),
+        extra_routes=pages,
+        headers=(EMULATED_HEADER,),
+    )
 
 
 def run_emulated_agent(directory: Path, *, tcp: str | None, compose: Path | None, seed: bytes | None) -> None:

@@ -63,11 +63,6 @@ class EmulatedCvm:
     source: EvidenceSource
     service: GuestService
 
-    @property
-    def app_version(self) -> str:
-        """The value of the `X-App-Version` header."""
-        return self.service.facts.app_version
-
 
 async def boot_emulated_cvm(installation: Installation, compose_file: bytes) -> EmulatedCvm:
     """Boot, or resume, the CVM that `compose_file` describes.

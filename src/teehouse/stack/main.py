@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 
 from teehouse import __version__
@@ -103,7 +102,7 @@ def agent(
 
         for name, given in (("--tcp", tcp), ("--compose", compose), ("--seed", seed)):
             if given is not None:
-                raise click.UsageError(f"{name} goes with --emulated")
+                raise typer.BadParameter(f"{name} goes with --emulated")
         run_agent(config, watchdog=watchdog)
 
 
@@ -116,7 +115,7 @@ def pccs(
 ) -> None:
     """Serve the collateral of the emulated platform (the agent serves it too)."""
     if not emulated:
-        raise click.UsageError(
+        raise typer.BadParameter(
             "only an emulated PCCS is offered: add --emulated (real collateral is Intel's to give)"
         )
     from teehouse.stack.pccs import run_pccs
@@ -132,7 +131,7 @@ def _seed(text: str | None) -> bytes | None:
     except ValueError:
         seed = b""
     if len(seed) != 32:  # the text itself stays out of the message: it is a secret
-        raise click.UsageError("--seed takes 64 hex digits")
+        raise typer.BadParameter("--seed takes 64 hex digits")
     return seed
 
 

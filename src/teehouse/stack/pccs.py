@@ -8,7 +8,7 @@ from starlette.applications import Starlette
 from teehouse.base.clock import SystemClock
 from teehouse.base.listener import Listener
 from teehouse.guest.sockets import bind_tcp
-from teehouse.stack.addresses import loopback_address
+from teehouse.stack.addresses import http_url, loopback_address
 from teehouse.stack.installation import open_installation
 from teehouse.stack.serving import run_until_stopped
 from teehouse.tee_emulated.pccs import pccs_routes
@@ -24,9 +24,8 @@ def run_pccs(directory: Path, *, tcp: str, seed: bytes | None) -> None:
         app = Starlette(routes=pccs_routes(installation.collateral))
         listener = Listener(app, [port], ident="Teehouse PCCS (EMULATED)")
         await listener.start()
-        host, number = port.getsockname()[:2]
         print(  # noqa: T201 - what a user waits for
-            f"EMULATED PCCS at http://{host}:{number}\nroot {installation.root.name}   {installation.root_pem}",
+            f"EMULATED PCCS at {http_url(port)}\nroot {installation.root.name}   {installation.root_pem}",
             flush=True,
         )
         await stop.wait()
