@@ -19,7 +19,7 @@ from functools import lru_cache
 from itertools import pairwise
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
@@ -31,16 +31,6 @@ CERTIFICATE_LIMIT = 64 * 1024  # bytes of one DER certificate
 CRL_LIMIT = 4 * 1024 * 1024  # bytes of one DER CRL
 CHAIN_LIMIT = 6  # certificates in a chain
 _P256_HALF = 32  # bytes of one coordinate, or of one half of a raw signature
-
-# What the parser raises for bytes that are no certificate, some of it only when a part is looked at.
-_PARSE_ERRORS = (
-    ValueError,
-    TypeError,
-    OverflowError,
-    x509.DuplicateExtension,
-    x509.UnsupportedGeneralNameType,
-    UnsupportedAlgorithm,
-)
 
 
 @lru_cache(maxsize=256)
@@ -59,7 +49,7 @@ def load_certificate(der: bytes) -> x509.Certificate:
         _ = (certificate.subject, certificate.issuer, certificate.extensions, certificate.serial_number)
         _ = (certificate.not_valid_before_utc, certificate.not_valid_after_utc, certificate.public_key())
         _ = certificate.signature_hash_algorithm
-    except _PARSE_ERRORS as error:
+    except Exception as error:  # noqa: BLE001 - the parser has many kinds of error, some of them private
         raise malformed(
             "certificate.malformed", "a certificate cannot be decoded", found=_short(error)
         ) from None
@@ -80,7 +70,7 @@ def load_crl(der: bytes) -> x509.CertificateRevocationList:
         crl = x509.load_der_x509_crl(der)
         _ = (crl.issuer, crl.last_update_utc, crl.extensions, crl.signature_hash_algorithm)
         next_update = crl.next_update_utc
-    except _PARSE_ERRORS as error:
+    except Exception as error:  # noqa: BLE001 - the parser has many kinds of error, some of them private
         raise malformed("crl.malformed", "a revocation list cannot be decoded", found=_short(error)) from None
     if next_update is None:
         raise malformed("crl.no-next-update", "a revocation list does not say when it ends")
