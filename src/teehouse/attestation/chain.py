@@ -56,7 +56,7 @@ def load_certificate(der: bytes) -> x509.Certificate:
     return certificate
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=32)
 def load_crl(der: bytes) -> x509.CertificateRevocationList:
     """The revocation list in `der`, with a next update. Raises `EvidenceError` (malformed)."""
     if len(der) > CRL_LIMIT:

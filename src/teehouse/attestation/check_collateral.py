@@ -49,7 +49,7 @@ class ReadCollateral:
     qe_chain: tuple[bytes, ...]
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=32)
 def read_collateral(collateral: Collateral) -> ReadCollateral:
     """Decode collateral. Raises `EvidenceError` (malformed)."""
     return ReadCollateral(

@@ -16,7 +16,7 @@ from teehouse.attestation.tcb import Tcb
 _TEXT_LIMIT = 500  # characters of the library's refusal that a finding carries
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=32)
 def _built(collateral: Collateral) -> Any:
     """The library's form of collateral; building it costs more than the look-up (trust.md 5)."""
     from dcap_qvl import QuoteCollateralV3  # noqa: PLC0415 - a compiled library; only verifying needs it

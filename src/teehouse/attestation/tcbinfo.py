@@ -243,7 +243,7 @@ def order_key(level: PlatformLevel) -> tuple[tuple[int, ...], int, tuple[int, ..
     return tuple(c.svn for c in level.sgx), level.pce_svn, tuple(c.svn for c in level.tdx)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=32)
 def parse_tcb_info(text: str) -> TcbInfo:
     """Read TCB info. Raises `EvidenceError` (malformed)."""
     members = _document(text, "TCB info")
@@ -268,7 +268,7 @@ def parse_tcb_info(text: str) -> TcbInfo:
     )
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=32)
 def parse_qe_identity(text: str) -> QeIdentity:
     """Read the quoting enclave's identity. Raises `EvidenceError` (malformed)."""
     members = _document(text, "QE identity")
