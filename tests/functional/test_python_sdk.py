@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -27,8 +28,22 @@ def replayed(answer: Any) -> tuple[str, ...]:
     return tuple(registers[i] for i in range(4))
 
 
-def test_dstack_client_sync(endpoints: tuple[str, str]) -> None:
+@pytest.fixture
+def dstack(endpoints: tuple[str, str]) -> Iterator[DstackClient]:
     client = DstackClient(endpoints[0])
+    with client:  # what `as` would give is the asynchronous client inside
+        yield client
+
+
+@pytest.fixture
+def tappd(endpoints: tuple[str, str]) -> Iterator[TappdClient]:
+    client = TappdClient(endpoints[1])
+    with client:
+        yield client
+
+
+def test_dstack_client_sync(dstack: DstackClient) -> None:
+    client = dstack
     assert client.is_reachable()
     assert tuple(int(n) for n in client.version().version.split(".")) >= (0, 5, 11)
 
@@ -88,8 +103,8 @@ async def test_dstack_client_async(endpoints: tuple[str, str]) -> None:
         assert (await client.version()).version
 
 
-def test_tappd_client_sync(endpoints: tuple[str, str]) -> None:
-    client = TappdClient(endpoints[1])
+def test_tappd_client_sync(tappd: TappdClient, dstack: DstackClient) -> None:
+    client = tappd
     assert client.is_reachable()
     derived = client.derive_key("/", "test")
     assert derived.key == client.derive_key("/", "test").key
@@ -102,10 +117,7 @@ def test_tappd_client_sync(endpoints: tuple[str, str]) -> None:
     assert raw.quote[2 * 568 : 2 * 632] == (b"x" * 64).hex()
     assert client.info().app_id
     # methods inherited from the Dstack client go to /prpc/Tappd.<Method>, which no published server knew
-    assert (
-        client.get_key("eth/test", "wallet").key
-        == DstackClient(endpoints[0]).get_key("eth/test", "wallet").key
-    )
+    assert client.get_key("eth/test", "wallet").key == dstack.get_key("eth/test", "wallet").key
 
 
 async def test_tappd_client_async(endpoints: tuple[str, str]) -> None:
@@ -127,11 +139,10 @@ async def test_tappd_client_async(endpoints: tuple[str, str]) -> None:
         assert (await client.info()).instance_id
 
 
-def test_bad_input_reaches_a_python_user_as_an_exception(endpoints: tuple[str, str]) -> None:
+def test_bad_input_reaches_a_python_user_as_an_exception(dstack: DstackClient) -> None:
     import httpx
 
-    client = DstackClient(endpoints[0])
     with pytest.raises(httpx.HTTPStatusError) as refused:
-        client.sign("rsa", b"data")
+        dstack.sign("rsa", b"data")
     assert refused.value.response.status_code == 400
     assert refused.value.response.json() == {"error": "Unsupported algorithm"}

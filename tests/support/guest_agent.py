@@ -4,6 +4,7 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,13 @@ from teehouse.guest.attest import EvidenceSource
 from teehouse.guest.boot import BootIdentity, BootKeys, key_provider_payload, measure_after_keys
 from teehouse.guest.info import GuestFacts
 from teehouse.guest.measurements import MeasurementLog
-from teehouse.guest.rpc import RpcApp
 from teehouse.guest.service import GuestService
 from teehouse.guest.tls import LeafSigner, local_signer
 from teehouse.keys.appkeys import AppKeys, generate_without_kms, parse_app_keys
+from teehouse.rpc.app import RpcApp
 from teehouse.tee_emulated.td import EmulatedTd
 from teehouse.wire.app_compose import AppCompose, parse_app_compose
-from teehouse.wire.methods import ListenerKind
+from teehouse.wire.methods import ListenerKind, resolve
 
 # guest-agent.md 19.1: the key of the published simulator.
 SIM_KEY = bytes.fromhex("d6e88992cdeeee35fe70b5db61ab66cdb191fb9b6ec9313757ef162dd7214d5d")
@@ -41,7 +42,7 @@ class Agent:
 
     def door(self, kind: ListenerKind = "internal", **options: Any) -> httpx.AsyncClient:
         """A client of one listener."""
-        return door_of(RpcApp(kind, self.service.handlers(), **options))
+        return door_of(RpcApp(partial(resolve, kind), self.service.handlers(), **options))
 
 
 def door_of(app: RpcApp) -> httpx.AsyncClient:

@@ -15,6 +15,7 @@ import asyncio
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from starlette.routing import BaseRoute
@@ -25,13 +26,13 @@ from teehouse.guest.attest import EvidenceSource
 from teehouse.guest.config import ListenerConfig
 from teehouse.guest.info import GuestFacts
 from teehouse.guest.measurements import MeasurementLog
-from teehouse.guest.rpc import RpcApp
 from teehouse.guest.service import GuestService
 from teehouse.guest.sockets import Listening
 from teehouse.guest.tls import LeafSigner, local_signer
 from teehouse.keys.appkeys import AppKeys
+from teehouse.rpc.app import RpcApp
 from teehouse.tee.platform import Platform, platform_error
-from teehouse.wire.methods import ListenerKind
+from teehouse.wire.methods import ListenerKind, resolve
 
 WATCH_INTERVAL = 1.0  # seconds
 STOP_DEADLINE = 5.0  # seconds for requests that run
@@ -101,7 +102,7 @@ class GuestAgent:
     def _listener(self, door: Door) -> Listener:
         outside = door.kind in ("external", "all")
         app = RpcApp(
-            door.kind,
+            partial(resolve, door.kind),
             self.service.handlers(),
             limits=door.config.limits,
             extra_routes=door.extra_routes,

@@ -20,7 +20,7 @@ from pathlib import Path
 from teehouse.attestation.abi import REPORT_DATA_SIZE
 from teehouse.base.findings import TeehouseError
 from teehouse.guest.attest import EvidenceSource
-from teehouse.guest.rpc import Prepared
+from teehouse.rpc.app import Prepared
 from teehouse.wire import guest_pb2 as wire
 from teehouse.wire.app_compose import AppCompose
 

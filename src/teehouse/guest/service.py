@@ -29,13 +29,13 @@ from teehouse.attestation.identity import APP_DATA_TAG, report_data
 from teehouse.base.clock import Clock
 from teehouse.guest.attest import EvidenceSource, padded
 from teehouse.guest.info import API_VERSION, GuestFacts, InfoSource
-from teehouse.guest.rpc import Handlers, Prepared
 from teehouse.guest.tls import LeafSigner, certified, public_key_of
 from teehouse.keys import signing
 from teehouse.keys.appkeys import AppKeys
 from teehouse.keys.derive import KEY_SIZE, application_key, hkdf, p256_from_scalar
 from teehouse.keys.pem import private_key_pem
 from teehouse.ratls.csr import SigningRequest
+from teehouse.rpc.app import Handlers, Prepared
 from teehouse.wire import guest_pb2 as wire
 
 APP_KEY_LIFETIME = 5.0  # seconds

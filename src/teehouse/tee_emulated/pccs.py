@@ -2,8 +2,9 @@
 
 1. Every answer, also a refusal, bears `X-Teehouse-Emulated` with the name of the root.
 2. There is TDX collateral for the one emulated FMSPC, and revocation lists of the two emulated CAs. All
-   else is 404 with a reason: SGX documents, the processor CA, PCK certificates by id (they are inside the
-   quotes).
+   else is 404 with a reason: SGX documents, PCK certificates by id (they are inside the quotes).
+   An installation has one PCK CA, so its list answers for `ca=platform` and `ca=processor` alike: a
+   published client (npm `@phala/dcap-qvl` 0.3.9) asks for the latter whatever the certificate says.
 3. A parameter that is not of its form is 400.
 4. The signed documents go out as the very bytes that were signed.
 5. `/emulated/root-ca.pem` and `.der` are the root, for whoever decides to trust it.
@@ -85,8 +86,9 @@ class _Documents:
 
     def pck_crl(self, request: Request) -> Response:
         ca = request.query_params.get("ca", "")
-        if ca != "platform":
-            raise unavailable("pccs.ca", "PCK revocation list", expected="ca=platform", found=repr(ca[:40]))
+        if ca not in ("platform", "processor"):
+            expected = "ca=platform or ca=processor"
+            raise unavailable("pccs.ca", "PCK revocation list", expected=expected, found=repr(ca[:40]))
         encoding = _choice(request, "encoding", ("pem", "der"))
         headers = {"SGX-PCK-CRL-Issuer-Chain": quote(self._pki.pck_crl_issuer_chain)}
         der = self._collateral.current().pck_crl

@@ -197,7 +197,7 @@ def test_the_root_can_be_fetched(client: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("path", "status", "code"),
     [
-        ("/sgx/certification/v4/pckcrl?ca=processor&encoding=der", 404, "pccs.ca"),
+        ("/sgx/certification/v4/pckcrl?ca=other&encoding=der", 404, "pccs.ca"),
         ("/sgx/certification/v4/pckcrl?encoding=der", 404, "pccs.ca"),
         ("/sgx/certification/v4/pckcrl?ca=platform&encoding=ber", 400, "pccs.encoding"),
         ("/tdx/certification/v4/tcb?fmspc=B0C06F000000", 404, "emulated.collateral.fmspc"),

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from starlette.routing import Route
 
 from support.guest_agent import Agent, agent, door_of
 from teehouse.base.findings import misuse, unavailable
-from teehouse.guest import rpc
-from teehouse.guest.rpc import Prepared, RpcApp
 from teehouse.keys.derive import derivation_error
+from teehouse.rpc import app as rpc
+from teehouse.rpc.app import Prepared, RpcApp
 from teehouse.tee.platform import platform_error
 from teehouse.wire import guest_pb2 as wire
+from teehouse.wire.methods import resolve
 
 JSON = {"content-type": "application/json"}
 BINARY = {"content-type": "application/octet-stream"}
@@ -222,7 +224,7 @@ async def test_unknown_methods_and_paths_are_404(door: httpx.AsyncClient, runnin
 
 
 async def test_a_service_without_handlers_is_unknown() -> None:
-    async with door_of(RpcApp("guest-api", {})) as host:
+    async with door_of(RpcApp(partial(resolve, "guest-api"), {})) as host:
         assert error_of(await host.get("/api/Info")) == (404, "Service not found: Info")
 
 
@@ -269,7 +271,7 @@ async def test_what_failed_here_is_500(error: Exception) -> None:
     async def fail(_: Any) -> Empty:
         raise error
 
-    async with door_of(RpcApp("internal", {"DstackGuest": {"GetKey": fail}})) as door:
+    async with door_of(RpcApp(partial(resolve, "internal"), {"DstackGuest": {"GetKey": fail}})) as door:
         assert error_of(await door.get("/GetKey")) == (500, str(error))
         assert binary_error_of(await door.post("/GetKey")) == (500, str(error))
 
@@ -280,14 +282,14 @@ async def test_what_was_not_foreseen_is_500_and_stays_out_of_the_log(
     async def fail(request: wire.GetKeyArgs) -> Empty:
         raise ValueError(request.path)
 
-    async with door_of(RpcApp("internal", {"DstackGuest": {"GetKey": fail}})) as door:
+    async with door_of(RpcApp(partial(resolve, "internal"), {"DstackGuest": {"GetKey": fail}})) as door:
         with caplog.at_level(logging.DEBUG):
             assert error_of(await door.get("/GetKey?path=geheim")) == (500, "internal error")
             body = wire.GetKeyArgs(path="geheim").SerializeToString()
             assert binary_error_of(await door.post("/GetKey", content=body)) == (500, "internal error")
     ours = "".join(record.getMessage() for record in caplog.records if record.name.startswith("teehouse"))
     assert "GetKey failed: ValueError" in ours
-    assert "test_guest_rpc.py" in ours
+    assert "test_rpc_app.py" in ours
     assert "geheim" not in ours
 
 
@@ -503,7 +505,7 @@ def http_scope(path: str, **headers: str) -> dict[str, Any]:
 
 
 async def test_lifespan_is_accepted() -> None:
-    app = RpcApp("internal", {})
+    app = RpcApp(partial(resolve, "internal"), {})
     sent = await exchange(
         app, {"type": "lifespan"}, {"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}
     )
@@ -514,12 +516,14 @@ async def test_lifespan_is_accepted() -> None:
 
 
 async def test_websocket_is_not_spoken() -> None:
-    sent = await exchange(RpcApp("internal", {}), {"type": "websocket"}, {"type": "websocket.connect"})
+    sent = await exchange(
+        RpcApp(partial(resolve, "internal"), {}), {"type": "websocket"}, {"type": "websocket.connect"}
+    )
     assert sent == [{"type": "websocket.close", "code": 1000}]
 
 
 async def test_a_client_that_went_away_is_answered_all_the_same(running: Agent) -> None:
-    app = RpcApp("internal", running.service.handlers())
+    app = RpcApp(partial(resolve, "internal"), running.service.handlers())
     sent = await exchange(app, http_scope("/Version"), {"type": "http.disconnect"})
     assert sent[0]["status"] == 200
 
@@ -534,7 +538,7 @@ async def test_r5_a_sender_of_too_much_is_answered_before_it_has_finished(
     async def sign(_: Any) -> Empty:
         raise AssertionError("never called")
 
-    app = RpcApp("internal", {"DstackGuest": {"Sign": sign}})
+    app = RpcApp(partial(resolve, "internal"), {"DstackGuest": {"Sign": sign}})
     chunk = {"type": "http.request", "body": b"x" * 15, "more_body": True}
     for received in ([], [chunk], [chunk] * 9, [{"type": "http.disconnect"}]):
         sent = await exchange(app, scope, *received)

@@ -9,8 +9,8 @@ R3. The exchange is JSON when the verb is GET or HEAD, when the media type is ex
     in the encoding of their request.
 R4. A body that was to be protobuf, is none, and begins with `{` is taken for JSON.
 R5. A body is read up to its method's limit and not kept beyond it; one byte more is 400.
-R6. What the caller got wrong is 400, everything else 500; the body is always an object with the text in
-    `error`. What was not foreseen is 500 `internal error`, and the log has its place, never its values.
+R6. What the caller got wrong is 400, everything else 500, unless the service says otherwise; the body is
+    always an object with the text in `error`. What was not foreseen is 500 `internal error`, and the log has its place, never its values.
 R7. Every answer has a Content-Length.
 """
 
@@ -32,7 +32,7 @@ from starlette.types import Receive, Scope, Send
 
 from teehouse.base.findings import MisuseError, TeehouseError
 from teehouse.wire import jsonmap
-from teehouse.wire.methods import ListenerKind, Method, Unknown, resolve
+from teehouse.wire.methods import Method, Unknown
 
 _logger = logging.getLogger(__name__)
 
@@ -57,28 +57,41 @@ class Prepared:
         return jsonmap.encode_protobuf(self.message)
 
 
-Handler = Callable[[Any], Awaitable[Message | Prepared]]
+Resolve = Callable[[str], Method | Unknown]
+StatusOf = Callable[[TeehouseError], int]
+# A handler takes the request; where the application is told how to find the caller in the scope, the caller too.
+Handler = Callable[..., Awaitable[Message | Prepared]]
 # Service name -> method name -> handler; what has no handler is no method of the listener.
 Handlers = Mapping[str, Mapping[str, Handler]]
+
+
+def status_of(error: TeehouseError) -> int:
+    """The status of a refusal by rule R6."""
+    return HTTPStatus.BAD_REQUEST if isinstance(error, MisuseError) else HTTPStatus.INTERNAL_SERVER_ERROR
 
 
 class RpcApp:
     """The ASGI application of one listener.
 
-    `limits` are bytes of body by method name, at most 10 MiB, which is also the default. `extra_routes`
+    `resolve` finds the method of a path. `caller` reads from the ASGI scope who calls, for handlers that take
+    that as their second argument; `status` gives the HTTP status of a refusal. `limits` are bytes of body by method name, at most 10 MiB, which is also the default. `extra_routes`
     (pages) are asked for paths that name no RPC. `app_version` goes into every answer as `X-App-Version`.
     """
 
     def __init__(
         self,
-        kind: ListenerKind,
+        resolve: Resolve,
         handlers: Handlers,
         *,
         limits: Mapping[str, int] | None = None,
         extra_routes: Sequence[BaseRoute] = (),
         app_version: str | None = None,
+        caller: Callable[[Scope], Any] | None = None,
+        status: StatusOf = status_of,
     ) -> None:
-        self.kind = kind
+        self._resolve_path = resolve
+        self._caller = caller
+        self._status = status
         self._handlers = handlers
         self._limits = dict(limits or {})
         self._pages = tuple(extra_routes)
@@ -97,14 +110,14 @@ class RpcApp:
             await _call(exchange, target)
 
     def _resolve(self, path: str) -> "_Target | Unknown":
-        method = resolve(self.kind, path)
+        method = self._resolve_path(path)
         if isinstance(method, Unknown):
             return method
         handler = self._handlers.get(method.service, {}).get(method.name)
         if handler is None:
             return Unknown(f"Service not found: {method.name}")
         limit = min(self._limits.get(method.name, jsonmap.BODY_LIMIT), jsonmap.BODY_LIMIT)
-        self._known[path] = _Target(method, handler, limit)
+        self._known[path] = _Target(method, handler, limit, self._caller, self._status)
         return self._known[path]
 
     async def _page(self, exchange: "_Exchange", unknown: Unknown) -> None:
@@ -128,6 +141,8 @@ class _Target:
     method: Method
     handler: Handler
     limit: int
+    caller: Callable[[Scope], Any] | None
+    status_of: StatusOf
 
 
 class _Exchange:
@@ -193,16 +208,19 @@ async def _call(exchange: _Exchange, target: _Target) -> None:
             request = _decode_body(method, body, exchange)
         else:
             request = jsonmap.decode_query(method.request, exchange.scope["query_string"])
-        answer = await target.handler(request)
+        if target.caller is None:
+            answer = await target.handler(request)
+        else:
+            answer = await target.handler(request, target.caller(exchange.scope))
         if isinstance(answer, Prepared):
             content = answer.json if exchange.json else answer.protobuf
         else:
             content = (jsonmap.encode_json if exchange.json else jsonmap.encode_protobuf)(answer)
-    except MisuseError as error:
-        await exchange.refuse(400, str(error))
     except TeehouseError as error:
-        _logger.warning("%s failed: %s", method.name, error.finding.code)
-        await exchange.refuse(500, str(error))
+        status = target.status_of(error)
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            _logger.warning("%s failed: %s", method.name, error.finding.code)
+        await exchange.refuse(status, str(error))
     except Exception as error:  # noqa: BLE001 (R6: whatever went wrong, the caller gets an answer)
         _log_unforeseen(method.name, error)
         await exchange.refuse(500, "internal error")
@@ -294,7 +312,7 @@ def _page_refusal(error: Exception) -> tuple[int, str]:
     if isinstance(error, HTTPException):
         return error.status_code, error.detail or HTTPStatus(error.status_code).phrase
     if isinstance(error, TeehouseError):
-        return (400 if isinstance(error, MisuseError) else 500), str(error)
+        return status_of(error), str(error)
     _log_unforeseen("a page", error)
     return 500, "internal error"
 
