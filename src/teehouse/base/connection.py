@@ -11,13 +11,16 @@ Rules:
 5. A client that does not take what it was sent within `request_timeout` of our close is cut.
 6. An idle connection is closed after `keep_alive` seconds, one that the listener does not admit at once.
 7. Refusals are JSON objects with `error`, as all error bodies of the house are.
+8. Over TLS the scope says so in its extension `tls`: `client_cert_der` is the certificate whose key the client
+   has proven (bytes, None without one), `tls_version` and `cipher` are names. A client that closes its side
+   of TLS closes both: rule 4 is for plain connections.
 """
 
 import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import httptools
 from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
@@ -45,6 +48,18 @@ class Bounds:
     keep_alive: float = KEEP_ALIVE
     request_timeout: float = REQUEST_TIMEOUT
     head_limit: int = HEAD_LIMIT
+
+
+def tls_of(transport: asyncio.BaseTransport) -> dict[object, object] | None:
+    """What rule 8 says of a connection, None for a plain one."""
+    session: Any = transport.get_extra_info("ssl_object")
+    if session is None:
+        return None
+    return {
+        "client_cert_der": session.getpeercert(binary_form=True),
+        "tls_version": session.version(),
+        "cipher": (session.cipher() or ("",))[0],
+    }
 
 
 class _HeadTooLargeError(Exception):
@@ -76,6 +91,7 @@ class Connection(HttpToolsProtocol):
         self._head_raw = 0  # bytes of an incomplete head that the parser may hold
         self._head_size = 0  # bytes of its parts that the parser has handed over
         self._deadline: asyncio.TimerHandle | None = None
+        self._tls: dict[object, object] | None = None
 
     # What the transport says
 
@@ -85,6 +101,7 @@ class Connection(HttpToolsProtocol):
             transport.abort()
             return
         self._admitted = True
+        self._tls = tls_of(transport)
         super().connection_made(transport)
         self._arm()
 
@@ -134,6 +151,8 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        if self._tls is not None:
+            self.scope["extensions"] = {"tls": self._tls}
         self._begun = self._in_head = True
         self._head_raw = self._head_size = 0
 

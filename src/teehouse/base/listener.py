@@ -8,6 +8,7 @@ nothing but its sockets: no task, no timer while nobody is connected. HTTP itsel
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -31,6 +32,9 @@ class Listener:
     the time an idle connection is kept, `request_timeout` the time from a request's (or its connection's)
     start to its last byte, both in seconds. Connections beyond `connection_limit` are closed at once;
     request line and headers together have at most `head_limit` bytes.
+
+    With `ssl_context` the sockets speak TLS, whose handshake has `request_timeout` as well; the application
+    then finds `tls` among the scope's extensions (`connection.tls_of`).
     """
 
     def __init__(
@@ -44,7 +48,9 @@ class Listener:
         request_timeout: float = REQUEST_TIMEOUT,
         connection_limit: int = CONNECTION_LIMIT,
         head_limit: int = HEAD_LIMIT,
+        ssl_context: ssl.SSLContext | None = None,
     ) -> None:
+        self._ssl_context = ssl_context
         self._app = app
         self._sockets = tuple(sockets)
         self._headers = [("Server", ident), *headers]
@@ -89,7 +95,16 @@ class Listener:
         for sock in self._sockets:
             # create_server rather than create_unix_server: it leaves the socket's path alone, whose file
             # belongs to whoever bound it.
-            self._servers.append(await loop.create_server(connection, sock=sock, backlog=BACKLOG))
+            handshake = None if self._ssl_context is None else self._bounds.request_timeout
+            self._servers.append(
+                await loop.create_server(
+                    connection,
+                    sock=sock,
+                    backlog=BACKLOG,
+                    ssl=self._ssl_context,
+                    ssl_handshake_timeout=handshake,
+                )
+            )
 
     async def stop(self, deadline: float = 5.0) -> None:
         """Stop accepting, let requests that run finish for `deadline` seconds, then cut what is left."""

@@ -8,18 +8,26 @@ Rules:
 
 import hmac
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
 import httpx
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from teehouse.attestation import strictjson
+from teehouse.attestation.certificate import certificate_report_data
 from teehouse.attestation.envelope import Attestation, decode_attestation, encode_attestation
 from teehouse.attestation.eventlog import strip_for_certificate
 from teehouse.base.findings import rejected, unavailable
+from teehouse.keys.certificate import Issuer
+from teehouse.keys.pem import spki_der
+from teehouse.kms.rootkeys import RootKeys, rpc_certificate
+from teehouse.ratls.certificates import CertificateSpec, issue
 
 ANSWER_LIMIT = 24 * 1024 * 1024  # characters: an attestation of 10 MiB in hex
 TIMEOUT = 30.0  # seconds
+CLIENT_NAME = "RA-TLS TEMP Cert"
 
 
 class OwnEvidence(Protocol):
@@ -67,3 +75,29 @@ class GuestAgentEvidence:
         if not hmac.compare_digest(attestation.report_data, report_data):
             raise rejected("kms.own-evidence", "the guest agent attested other report data")
         return attestation
+
+
+async def attested_rpc_certificate(keys: RootKeys, own: OwnEvidence | None, now: datetime) -> bytes:
+    """The certificate of the RPC listener with our own evidence in it, DER; without it when `own` is None.
+
+    Raises `TeehouseError`.
+    """
+    attestation = None
+    if own is not None:
+        spki = spki_der(keys.rpc_key.public_key())
+        attestation = certificate_attestation(await own.attest(certificate_report_data(spki)))
+    return rpc_certificate(keys, attestation, now)
+
+
+async def client_certificate(
+    own: OwnEvidence, key: ec.EllipticCurvePrivateKey, temporary_ca: Issuer, now: datetime
+) -> bytes:
+    """A certificate with our own evidence for `key`, under another KMS's temporary CA, DER (trust.md 13.3).
+
+    Raises `TeehouseError`.
+    """
+    attestation = await own.attest(certificate_report_data(spki_der(key.public_key())))
+    spec = CertificateSpec(
+        subject=CLIENT_NAME, client_auth=True, attestation=certificate_attestation(attestation)
+    )
+    return issue(spec, key.public_key(), temporary_ca, now)
