@@ -3,7 +3,6 @@
 import json
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,7 +14,7 @@ from typing import Any
 
 import pytest
 
-START_SECONDS = 60  # a loaded machine; the speed of starting is measured in bench/
+from support.processes import START_SECONDS, free_port
 
 
 @dataclass(frozen=True)
@@ -37,12 +36,6 @@ class Running:
     @property
     def url(self) -> str:
         return str(self.ready["agent_url"])
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_for(path: Path, process: subprocess.Popen[bytes], log: Path) -> None:
