@@ -1,5 +1,9 @@
 """What `teehouse up` shows: what runs, under which root, and what to type next."""
 
+import os
+import shutil
+import sys
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group
@@ -12,13 +16,22 @@ from teehouse.attestation.verify import Verdict
 BAND = " EMULATED TDX "
 
 
+def command() -> str:
+    """How this program can be called from where the user stands: by name, or by path when it is not on PATH."""
+    program = Path(sys.argv[0])
+    found = shutil.which("teehouse")
+    if program.name == "teehouse" and not (found and Path(found).samefile(program)):
+        return os.path.relpath(program)
+    return "teehouse" if program.name == "teehouse" else f"{Path(sys.executable).name} -m teehouse"
+
+
 def show_ready(facts: dict[str, Any], verdict: Verdict, console: Console | None = None) -> None:
     """Print the ready screen."""
     console = console or Console(highlight=False)
     band = Text.assemble(
         (BAND, "bold black on yellow"),
-        "  Nothing here is protected by hardware. Quotes verify under this installation's own root,\n"
-        f"{' ' * len(BAND)}  and under no other.",
+        "  Nothing here is protected by hardware.\n"
+        "Quotes verify under this installation's own root, and under no other.",
     )
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold")
@@ -42,7 +55,7 @@ def show_ready(facts: dict[str, Any], verdict: Verdict, console: Console | None 
     ]
     checks = [
         f"  curl -s --unix-socket {facts['dstack_socket']} 'http://dstack/GetQuote?report_data=00ff' > quote.json",
-        f"  teehouse verify quote quote.json --root emulated:{facts['root_ca']} --pccs {facts['pccs_url']}",
+        f"  {command()} verify quote quote.json --root emulated:{facts['root_ca']} --pccs {facts['pccs_url']}",
     ]
     for line in commands:
         console.print(line, soft_wrap=True)
