@@ -121,7 +121,7 @@ def test_fmspc_is_read_in_either_case() -> None:
 def serving(collateral: EmulatedCollateral) -> Iterator[str]:
     app = Starlette(routes=pccs_routes(collateral))
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
