@@ -238,8 +238,8 @@ class Connection(HttpToolsProtocol):
         self._linger()
 
     def _linger(self) -> None:
-        """Rule 5."""
-        if self.transport.is_closing() and self.transport.get_write_buffer_size():
+        """Rule 5; the TLS layer keeps it itself (`Listener` tells it the time)."""
+        if self._tls is None and self.transport.is_closing() and self.transport.get_write_buffer_size():
             self._disarm()
             self._deadline = self.loop.call_later(self._bounds.request_timeout, self.transport.abort)
 

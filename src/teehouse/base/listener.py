@@ -95,14 +95,15 @@ class Listener:
         for sock in self._sockets:
             # create_server rather than create_unix_server: it leaves the socket's path alone, whose file
             # belongs to whoever bound it.
-            handshake = None if self._ssl_context is None else self._bounds.request_timeout
+            tls_patience = None if self._ssl_context is None else self._bounds.request_timeout
             self._servers.append(
                 await loop.create_server(
                     connection,
                     sock=sock,
                     backlog=BACKLOG,
                     ssl=self._ssl_context,
-                    ssl_handshake_timeout=handshake,
+                    ssl_handshake_timeout=tls_patience,
+                    ssl_shutdown_timeout=tls_patience,
                 )
             )
 
