@@ -59,6 +59,8 @@ class Prepared:
 
 Resolve = Callable[[str], Method | Unknown]
 StatusOf = Callable[[TeehouseError], int]
+# The body of a refusal, by whether it is to be JSON (otherwise protobuf).
+RefusalOf = Callable[[TeehouseError, bool], bytes]
 # A handler takes the request; where the application is told how to find the caller in the scope, the caller too.
 Handler = Callable[..., Awaitable[Message | Prepared]]
 # Service name -> method name -> handler; what has no handler is no method of the listener.
@@ -70,12 +72,18 @@ def status_of(error: TeehouseError) -> int:
     return HTTPStatus.BAD_REQUEST if isinstance(error, MisuseError) else HTTPStatus.INTERNAL_SERVER_ERROR
 
 
+def refusal_of(error: TeehouseError, json: bool) -> bytes:
+    """The body of a refusal by rule R6."""
+    return (jsonmap.encode_error_json if json else jsonmap.encode_error_protobuf)(str(error))
+
+
 class RpcApp:
     """The ASGI application of one listener.
 
     `resolve` finds the method of a path. `caller` reads from the ASGI scope who calls, for handlers that take
-    that as their second argument; `status` gives the HTTP status of a refusal. `limits` are bytes of body by method name, at most 10 MiB, which is also the default. `extra_routes`
-    (pages) are asked for paths that name no RPC. `app_version` goes into every answer as `X-App-Version`.
+    that as their second argument; `status` gives the HTTP status of a refusal, `refusal` its body where the
+    text alone does not do. `limits` are bytes of body by method name, at most 10 MiB, which is also the
+    default. `extra_routes` (pages) are asked for paths that name no RPC. `app_version` goes into every answer as `X-App-Version`.
     """
 
     def __init__(
@@ -88,10 +96,12 @@ class RpcApp:
         app_version: str | None = None,
         caller: Callable[[Scope], Any] | None = None,
         status: StatusOf = status_of,
+        refusal: RefusalOf = refusal_of,
     ) -> None:
         self._resolve_path = resolve
         self._caller = caller
         self._status = status
+        self._refusal = refusal
         self._handlers = handlers
         self._limits = dict(limits or {})
         self._pages = tuple(extra_routes)
@@ -117,7 +127,7 @@ class RpcApp:
         if handler is None:
             return Unknown(f"Service not found: {method.name}")
         limit = min(self._limits.get(method.name, jsonmap.BODY_LIMIT), jsonmap.BODY_LIMIT)
-        self._known[path] = _Target(method, handler, limit, self._caller, self._status)
+        self._known[path] = _Target(method, handler, limit, self._caller, self._status, self._refusal)
         return self._known[path]
 
     async def _page(self, exchange: "_Exchange", unknown: Unknown) -> None:
@@ -143,6 +153,7 @@ class _Target:
     limit: int
     caller: Callable[[Scope], Any] | None
     status_of: StatusOf
+    refusal_of: RefusalOf
 
 
 class _Exchange:
@@ -220,7 +231,7 @@ async def _call(exchange: _Exchange, target: _Target) -> None:
         status = target.status_of(error)
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             _logger.warning("%s failed: %s", method.name, error.finding.code)
-        await exchange.refuse(status, str(error))
+        await exchange.answer(status, target.refusal_of(error, exchange.json))
     except Exception as error:  # noqa: BLE001 (R6: whatever went wrong, the caller gets an answer)
         _log_unforeseen(method.name, error)
         await exchange.refuse(500, "internal error")
