@@ -64,13 +64,15 @@ class EmulatedCvm:
     service: GuestService
 
 
-async def boot_emulated_cvm(installation: Installation, compose_file: bytes) -> EmulatedCvm:
-    """Boot, or resume, the CVM that `compose_file` describes.
+async def boot_emulated_cvm(
+    installation: Installation, compose_file: bytes, name: str = "cvm"
+) -> EmulatedCvm:
+    """Boot, or resume, the CVM that `compose_file` describes; `name` is that of its folder under `state/`.
 
     Raises `MisuseError` for a compose or key file that cannot be used, `PlatformError` for damaged state.
     """
     compose = parse_app_compose(compose_file)
-    folder = installation.state / "cvm"
+    folder = installation.state / name
     _forget_another(folder, compose)
     identity = _identity(installation, compose)
 
