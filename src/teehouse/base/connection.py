@@ -228,6 +228,9 @@ class Connection(HttpToolsProtocol):
         lines += [name + b": " + value + b"\r\n" for name, value in self.server_state.default_headers]
         lines += [name + b": " + value + b"\r\n" for name, value in _refusal_headers(status)]
         self.transport.write(b"".join([*lines, b"connection: close\r\n\r\n", _refusal_body(status)]))
+        if self._tls is not None:  # TLS has no half of a close; its own one flushes what was written
+            self._close()
+            return
         # Closing at once would answer what the client still sends with a reset, and the reset would take the
         # refusal from it: only our side is closed until the client closes its own.
         self.transport.write_eof()
