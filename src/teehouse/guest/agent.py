@@ -138,13 +138,17 @@ class GuestAgent:
         """Look every `interval` seconds whether each door still listens; raises `PlatformError` if not (G3)."""
         while True:
             await asyncio.sleep(interval)
-            for door in self._doors:
-                if not all(_listens(one) for one in door.listening.sockets):
-                    raise platform_error(
-                        "agent.listener-ended",
-                        f"the listener at {door.config.address} has ended by itself",
-                        remedy="start the agent again; its service manager does",
-                    )
+            self.check()
+
+    def check(self) -> None:
+        """Raises `PlatformError` when a door does not listen any more (G3)."""
+        for door in self._doors:
+            if not all(_listens(one) for one in door.listening.sockets):
+                raise platform_error(
+                    "agent.listener-ended",
+                    f"the listener at {door.config.address} has ended by itself",
+                    remedy="start the agent again; its service manager does",
+                )
 
 
 def _listens(listening: socket.socket) -> bool:
