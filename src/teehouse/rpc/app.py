@@ -12,6 +12,9 @@ R5. A body is read up to its method's limit and not kept beyond it; one byte mor
 R6. What the caller got wrong is 400, everything else 500, unless the service says otherwise; the body is
     always an object with the text in `error`. What was not foreseen is 500 `internal error`, and the log has its place, never its values.
 R7. Every answer has a Content-Length.
+R8. `observe` is told once of each request, when its answer is complete or the exchange has broken off: which
+    method (`Service.Name`), page (its route's pattern) or `unknown`, and the status, 0 when none was sent.
+    Both are of finite number, whatever clients ask for.
 """
 
 import asyncio
@@ -61,6 +64,7 @@ Resolve = Callable[[str], Method | Unknown]
 StatusOf = Callable[[TeehouseError], int]
 # The body of a refusal, by whether it is to be JSON (otherwise protobuf).
 RefusalOf = Callable[[TeehouseError, bool], bytes]
+Observe = Callable[[str, int], None]
 # A handler takes the request; where the application is told how to find the caller in the scope, the caller too.
 Handler = Callable[..., Awaitable[Message | Prepared]]
 # Service name -> method name -> handler; what has no handler is no method of the listener.
@@ -83,7 +87,8 @@ class RpcApp:
     `resolve` finds the method of a path. `caller` reads from the ASGI scope who calls, for handlers that take
     that as their second argument; `status` gives the HTTP status of a refusal, `refusal` its body where the
     text alone does not do. `limits` are bytes of body by method name, at most 10 MiB, which is also the
-    default. `extra_routes` (pages) are asked for paths that name no RPC. `app_version` goes into every answer as `X-App-Version`.
+    default. `extra_routes` (pages) are asked for paths that name no RPC. `app_version` goes into every answer
+    as `X-App-Version`. `observe` hears of every request (R8).
     """
 
     def __init__(
@@ -97,7 +102,9 @@ class RpcApp:
         caller: Callable[[Scope], Any] | None = None,
         status: StatusOf = status_of,
         refusal: RefusalOf = refusal_of,
+        observe: Observe | None = None,
     ) -> None:
+        self._observe = observe
         self._resolve_path = resolve
         self._caller = caller
         self._status = status
@@ -114,10 +121,15 @@ class RpcApp:
             return
         exchange = _Exchange(scope, receive, send, self._version)
         target = self._known.get(scope["path"]) or self._resolve(scope["path"])
-        if isinstance(target, Unknown):
-            await self._page(exchange, target)
-        else:
-            await _call(exchange, target)
+        try:
+            if isinstance(target, Unknown):
+                await self._page(exchange, target)
+            else:
+                exchange.what = target.what
+                await _call(exchange, target)
+        finally:
+            if self._observe is not None:
+                self._observe(exchange.what, exchange.status)
 
     def _resolve(self, path: str) -> "_Target | Unknown":
         method = self._resolve_path(path)
@@ -127,7 +139,8 @@ class RpcApp:
         if handler is None:
             return Unknown(f"Service not found: {method.name}")
         limit = min(self._limits.get(method.name, jsonmap.BODY_LIMIT), jsonmap.BODY_LIMIT)
-        self._known[path] = _Target(method, handler, limit, self._caller, self._status, self._refusal)
+        what = f"{method.service}.{method.name}"
+        self._known[path] = _Target(method, what, handler, limit, self._caller, self._status, self._refusal)
         return self._known[path]
 
     async def _page(self, exchange: "_Exchange", unknown: Unknown) -> None:
@@ -135,6 +148,7 @@ class RpcApp:
         for route in self._pages:
             match, child_scope = route.matches(exchange.scope)
             if match is Match.FULL:
+                exchange.what = getattr(route, "path", "page")
                 await _serve_page(exchange, route, child_scope)
                 return
             partial = partial or match is Match.PARTIAL
@@ -146,9 +160,10 @@ class RpcApp:
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """An RPC of a listener: what a path form leads to. `limit` is in bytes of body."""
+    """An RPC of a listener: what a path form leads to. `what` is its full name, `limit` is in bytes of body."""
 
     method: Method
+    what: str
     handler: Handler
     limit: int
     caller: Callable[[Scope], Any] | None
@@ -157,9 +172,9 @@ class _Target:
 
 
 class _Exchange:
-    """One request and its answer."""
+    """One request and its answer; `what` it was about and the `status` of the answer, for R8."""
 
-    __slots__ = ("_headers", "json", "receive", "scope", "send", "verb")
+    __slots__ = ("_headers", "json", "receive", "scope", "send", "status", "verb", "what")
 
     def __init__(
         self, scope: Scope, receive: Receive, send: Send, headers: Sequence[tuple[bytes, bytes]]
@@ -170,6 +185,8 @@ class _Exchange:
         self.verb = scope["method"]
         self.json = _wants_json(scope)
         self._headers = headers
+        self.what = "unknown"
+        self.status = 0
 
     async def answer(self, status: int, content: bytes, *headers: tuple[bytes, bytes]) -> None:
         await self._start(status, len(content), *headers)
@@ -192,6 +209,7 @@ class _Exchange:
     async def send_page(self, message: Any) -> None:
         """Pass on what a page answers, with the headers of the listener."""
         if message["type"] == "http.response.start":
+            self.status = message["status"]
             message = {**message, "headers": [*message.get("headers", ()), *self._headers]}
         await self.send(message)
 
@@ -199,6 +217,7 @@ class _Exchange:
         return (jsonmap.encode_error_json if self.json else jsonmap.encode_error_protobuf)(text)
 
     async def _start(self, status: int, length: int, *headers: tuple[bytes, bytes]) -> None:
+        self.status = status
         media = _JSON if self.json else _PROTOBUF
         described = [(b"content-type", media), (b"content-length", str(length).encode())]
         start = {"type": "http.response.start", "status": status}
