@@ -43,6 +43,7 @@ from teehouse.kms.client.connection import (
     malformed_answer,
     refused,
     server_evidence,
+    shown_url,
 )
 from teehouse.kms.client.temporary import Attest, TemporaryCa, fresh_evidence_certificate, get_temporary_ca
 from teehouse.ratls.read import CertificateEvidence
@@ -234,7 +235,7 @@ def _too_late(
             "kms.deadline",
             "no KMS gave keys in time",
             Outcome.COLLATERAL_MISSING,
-            expected=f"an answer within {patience.deadline:g} seconds from {', '.join(urls)}",
+            expected=f"an answer within {patience.deadline:g} seconds from {', '.join(map(shown_url, urls))}",
             found=f"none in {tries} tries" + ("" if last is None else f"; last: {last.finding.sentence()}"),
             remedy="start the KMS, or check kms_urls; then start the CVM again",
         )

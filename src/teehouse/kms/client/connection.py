@@ -138,7 +138,7 @@ class KmsConnection:
                 found=ascii(url[:200]),
             )
         self._base = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/').removesuffix('/prpc')}"
-        self.shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        self.shown = shown_url(url)
         self._identified = root is not None
         self._timeout = timeout
         self._client = httpx.AsyncClient(
@@ -235,6 +235,12 @@ class KmsConnection:
                 remedy="start it, or check its address",
             )
         )
+
+
+def shown_url(url: str) -> str:
+    """A URL as people may see it: without user, password and path."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 def server_evidence(certificate: bytes) -> CertificateEvidence:
