@@ -20,7 +20,7 @@ caller asks for: `check_payload_binding`.
 
 import hmac
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from teehouse.attestation import strictjson, strictmsgpack
@@ -89,26 +89,29 @@ def encode_v0(attestation: Attestation) -> bytes:
             "an attestation in form V0",
             expected="stack dstack, and version 1 events without preimages",
         )
-    return b"".join(
-        (
-            b"\x00\x00",
-            scale.byte_string(attestation.quote),
-            scale.vector(
-                event.imr.to_bytes(4, "little")
-                + event.event_type.to_bytes(4, "little")
-                + scale.byte_string(event.digest)
-                + scale.text(event.event)
-                + scale.byte_string(event.event_payload)
-                for event in attestation.event_log
-            ),
-            scale.vector(
-                scale.text(event.event) + scale.byte_string(event.payload)
-                for event in attestation.runtime_events
-            ),
-            _report_data(attestation),
-            scale.text(attestation.config),
-        )
-    )
+    logs = _v0_logs(attestation)
+    return _v0(attestation.quote, logs, _sized(attestation.report_data), scale.text(attestation.config))
+
+
+class AttestationFrame:
+    """What all attestations over one log and configuration share, encoded once.
+
+    For whoever attests again and again: `whole` gives what `encode_attestation` gives. The members are those
+    of `Attestation`.
+    """
+
+    def __init__(
+        self, event_log: tuple[Event, ...], runtime_events: tuple[RuntimeEvent, ...], config: str
+    ) -> None:
+        self._sample = Attestation(b"", event_log, runtime_events, bytes(REPORT_DATA_SIZE), config)
+        self._logs = _v0_logs(self._sample) if _fits_v0(self._sample) else None
+        self._config = scale.text(config)
+
+    def whole(self, quote: bytes, report_data: bytes) -> bytes:
+        """The attestation with this quote, over 64 bytes. Raises `MisuseError` for another size."""
+        if self._logs is None:
+            return encode_v1(replace(self._sample, quote=quote, report_data=report_data))
+        return _v0(quote, self._logs, _sized(report_data), self._config)
 
 
 def encode_v1(attestation: Attestation) -> bytes:
@@ -117,7 +120,7 @@ def encode_v1(attestation: Attestation) -> bytes:
     Raises `MisuseError` for report data not of 64 bytes, or a pod without its payload.
     """
     stack: dict[str, object] = {
-        "report_data": list(_report_data(attestation)),
+        "report_data": list(_sized(attestation.report_data)),
         "runtime_events": [_runtime_members(event) for event in attestation.runtime_events],
         "config": attestation.config,
     }
@@ -156,6 +159,26 @@ def check_payload_binding(attestation: Attestation) -> tuple[Finding, ...]:
     )
 
 
+def _v0(quote: bytes, logs: bytes, bound: bytes, config: bytes) -> bytes:
+    """V0 of its parts: `logs` and `config` are encoded, `bound` is the report data."""
+    return b"".join((b"\x00\x00", scale.byte_string(quote), logs, bound, config))
+
+
+def _v0_logs(attestation: Attestation) -> bytes:
+    event_log = scale.vector(
+        event.imr.to_bytes(4, "little")
+        + event.event_type.to_bytes(4, "little")
+        + scale.byte_string(event.digest)
+        + scale.text(event.event)
+        + scale.byte_string(event.event_payload)
+        for event in attestation.event_log
+    )
+    runtime_events = scale.vector(
+        scale.text(event.event) + scale.byte_string(event.payload) for event in attestation.runtime_events
+    )
+    return event_log + runtime_events
+
+
 def _fits_v0(attestation: Attestation) -> bool:
     return (
         attestation.stack == DSTACK
@@ -165,15 +188,15 @@ def _fits_v0(attestation: Attestation) -> bool:
     )
 
 
-def _report_data(attestation: Attestation) -> bytes:
-    if len(attestation.report_data) != REPORT_DATA_SIZE:
+def _sized(bound: bytes) -> bytes:
+    if len(bound) != REPORT_DATA_SIZE:
         raise misuse(
             "attestation.report-data",
             "report data of an attestation",
             expected=f"{REPORT_DATA_SIZE} bytes",
-            found=str(len(attestation.report_data)),
+            found=str(len(bound)),
         )
-    return attestation.report_data
+    return bound
 
 
 def _decode_v0(data: bytes) -> Attestation:

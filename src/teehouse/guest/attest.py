@@ -8,11 +8,13 @@ A2. Events bear their digests everywhere. Beside a quote, boot events lose their
     events (guest-agent.md 9.3, 10.3).
 A3. The device id is SHA-256 of the PPID in the PCK certificate within the quote; where a quote carries no
     such certificate, SHA-256 of nothing (guest-agent.md 4.4).
+A4. Of the log and its forms the last is kept: the log only grows, so its length tells which one it is.
 """
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 
 from teehouse.attestation.abi import (
     DESCRIPTOR_SIZE,
@@ -25,7 +27,7 @@ from teehouse.attestation.abi import (
     parse_quote,
     parse_td_report,
 )
-from teehouse.attestation.envelope import Attestation, encode_attestation
+from teehouse.attestation.envelope import AttestationFrame
 from teehouse.attestation.eventlog import (
     Event,
     RuntimeEvent,
@@ -42,31 +44,47 @@ from teehouse.guest.measurements import MeasurementLog
 from teehouse.tee.platform import BootEvent, platform_error
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """One quote and its log.
+@dataclass(frozen=True)  # without slots: its forms are made when they are first asked for, and kept
+class AttestedLog:
+    """The log as it stood at one time, and the forms it is handed out in (A2, A4).
 
     `events` are all of them in order, boot events with payloads and names; `runtime_events` those of
-    register 3 once more; `report_data` has 64 bytes; `config` is the vm_config text.
+    register 3 once more; `config` is the vm_config text.
     """
 
-    quote: bytes
     events: tuple[Event, ...]
     runtime_events: tuple[RuntimeEvent, ...]
-    report_data: bytes
     config: str
 
+    @cached_property
+    def beside_quote(self) -> str:
+        """JSON, as it goes beside a quote and into the certificate extension of old readers."""
+        return encode_event_log(strip_for_quote(self.events))
+
+    @cached_property
+    def in_attestation(self) -> AttestationFrame:
+        return AttestationFrame(self.events, self.runtime_events, self.config)
+
+    @cached_property
+    def in_certificate(self) -> AttestationFrame:
+        return AttestationFrame(strip_for_certificate(self.events), self.runtime_events, self.config)
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """One quote over 64 bytes of `report_data`, and the log its registers are made of."""
+
+    quote: bytes
+    report_data: bytes
+    log: AttestedLog
+
     def attestation(self) -> bytes:
-        """The versioned attestation with the whole log (guest-agent.md 4.8). Raises `MisuseError`."""
-        return encode_attestation(self._envelope())
+        """The versioned attestation with the whole log (guest-agent.md 4.8)."""
+        return self.log.in_attestation.whole(self.quote, self.report_data)
 
     def certificate_attestation(self) -> bytes:
-        """The versioned attestation as a certificate carries it (A2). Raises `MisuseError`."""
-        envelope = self._envelope()
-        return encode_attestation(replace(envelope, event_log=strip_for_certificate(self.events)))
-
-    def _envelope(self) -> Attestation:
-        return Attestation(self.quote, self.events, self.runtime_events, self.report_data, self.config)
+        """The versioned attestation as a certificate carries it (A2)."""
+        return self.log.in_certificate.whole(self.quote, self.report_data)
 
 
 class EvidenceSource:
@@ -82,20 +100,13 @@ class EvidenceSource:
         named = name_boot_events(Event(e.imr, e.event_type, e.digest, "", e.payload) for e in boot_events)
         self._entries: list[Event] = list(named)
         self._boot_count = len(self._entries)
-        self._quote_log: tuple[int, str] = (-1, "")
+        self._last: AttestedLog | None = None
         self._device: tuple[bytes, bytes] | None = None
 
     async def take(self, report_data: bytes) -> Evidence:
         """Fresh evidence over 64 bytes. Raises `PlatformError`."""
         quote, runtime_events = await self.log.quoted(report_data)
-        return Evidence(quote, self._all(runtime_events), runtime_events, report_data, self.vm_config)
-
-    def quote_log(self, evidence: Evidence) -> str:
-        """The event log as it goes beside a quote (A2). The text of the last log is kept."""
-        count = len(evidence.events)
-        if self._quote_log[0] != count:  # the log only grows: its length tells which one it is
-            self._quote_log = (count, encode_event_log(strip_for_quote(evidence.events)))
-        return self._quote_log[1]
+        return Evidence(quote, report_data, self._attested(runtime_events))
 
     def app_info(self, evidence: Evidence) -> AppInfo:
         """Who the evidence says we are (guest-agent.md 9.4, 10.6). Raises `PlatformError`."""
@@ -106,7 +117,7 @@ class EvidenceSource:
         try:
             td = _td_report(evidence.quote)
             device = self._device_id(evidence.quote)
-            return td, app_info(td, evidence.runtime_events, self.os_image_hash, device)
+            return td, app_info(td, evidence.log.runtime_events, self.os_image_hash, device)
         except EvidenceError as error:
             raise platform_error(
                 "attest.identity", "the evidence does not say who we are", found=str(error)
@@ -123,14 +134,19 @@ class EvidenceSource:
             "device_id": info.device_id,
         }
         members: dict[str, object] = {name: value.hex() for name, value in (registers | hashes).items()}
-        members["event_log"] = json.loads(encode_event_log(evidence.events))
+        members["event_log"] = json.loads(encode_event_log(evidence.log.events))
         members["app_compose"] = app_compose
         return json.dumps(members, indent=2, ensure_ascii=False)
 
-    def _all(self, runtime_events: tuple[RuntimeEvent, ...]) -> tuple[Event, ...]:
-        known = len(self._entries) - self._boot_count
-        self._entries.extend(Event.runtime(event) for event in runtime_events[known:])
-        return tuple(self._entries[: self._boot_count + len(runtime_events)])
+    def _attested(self, runtime_events: tuple[RuntimeEvent, ...]) -> AttestedLog:
+        """Rule A4."""
+        last = self._last
+        if last is None or len(last.runtime_events) != len(runtime_events):
+            known = len(self._entries) - self._boot_count
+            self._entries.extend(Event.runtime(event) for event in runtime_events[known:])
+            events = tuple(self._entries[: self._boot_count + len(runtime_events)])
+            last = self._last = AttestedLog(events, runtime_events, self.vm_config)
+        return last
 
     def _device_id(self, quote: bytes) -> bytes:
         """Rule A3. The answer for the last certificate chain is kept: a platform has one."""

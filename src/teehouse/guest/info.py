@@ -133,7 +133,7 @@ class InfoSource:
                 cloud_vendor=self._facts.cloud_vendor,
                 cloud_product=self._facts.cloud_product,
             )
-            self._events = len(evidence.runtime_events)
+            self._events = len(evidence.log.runtime_events)
             self._answers = None
 
     async def _certify(self) -> None:

@@ -18,16 +18,13 @@ M7. An event needs a name; the log stays below `LOG_LIMIT` in its file and its e
 """
 
 import asyncio
-import fcntl
 import json
-import os
 from collections.abc import AsyncIterator, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from teehouse.attestation.eventlog import RuntimeEvent
-from teehouse.base.files import PRIVATE
 from teehouse.base.findings import misuse
 from teehouse.base.hashes import INITIAL_REGISTER, REGISTER_SIZE, extend
 from teehouse.guest.runtime_log import LOG_LIMIT, VERSIONS, RuntimeLogFile, damaged, encode_line
@@ -184,24 +181,24 @@ class MeasurementLog:
 
     @asynccontextmanager
     async def _process_lock(self) -> AsyncIterator[None]:
-        descriptor = os.open(self._file.lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
+        if not self._file.try_lock():
+            await self._lock_in_time()
         try:
-            deadline = asyncio.get_running_loop().time() + LOCK_PATIENCE
-            while True:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if asyncio.get_running_loop().time() > deadline:
-                        raise platform_error(
-                            "measurements.locked",
-                            "another process holds the runtime event log",
-                            found=f"locked for {LOCK_PATIENCE:.0f} seconds",
-                        ) from None
-                    await asyncio.sleep(_LOCK_POLL)
             yield
         finally:
-            os.close(descriptor)
+            self._file.unlock()
+
+    async def _lock_in_time(self) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + LOCK_PATIENCE
+        while not self._file.try_lock():
+            if loop.time() > deadline:
+                raise platform_error(
+                    "measurements.locked",
+                    "another process holds the runtime event log",
+                    found=f"locked for {LOCK_PATIENCE:.0f} seconds",
+                )
+            await asyncio.sleep(_LOCK_POLL)
 
     async def _catch_up(self) -> None:
         if self._file.size() != self._offset:

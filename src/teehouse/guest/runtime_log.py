@@ -9,7 +9,7 @@ Four files in one directory, all 0600:
 * `runtime_event.pending`: the one line that is about to be measured. It is on disk before the register
   moves, so that a process that dies between extension and append leaves behind what it measured.
 
-Nothing here takes the lock or waits; the caller holds it (`guest.measurements`).
+Nothing here waits, and no method but `try_lock` takes the lock; the caller holds it (`guest.measurements`).
 
 Rules:
 
@@ -20,6 +20,7 @@ L3. A line that is no event, or whose version is not the directory's, makes the 
 
 import base64
 import contextlib
+import fcntl
 import json
 import os
 from pathlib import Path
@@ -75,6 +76,7 @@ class RuntimeLogFile:
         self.pending_path = directory / "runtime_event.pending"
         self._log = -1
         self._pending = -1
+        self._lock = -1
 
     def open(self) -> None:
         """Make what is missing and keep the descriptors."""
@@ -84,12 +86,26 @@ class RuntimeLogFile:
             self._log = os.open(self.log_path, flags | os.O_APPEND, PRIVATE)
         if self._pending < 0:
             self._pending = os.open(self.pending_path, flags, PRIVATE)
+        if self._lock < 0:
+            self._lock = os.open(self.lock_path, flags, PRIVATE)
 
     def close(self) -> None:
-        for descriptor in (self._log, self._pending):
+        for descriptor in (self._log, self._pending, self._lock):
             if descriptor >= 0:
                 os.close(descriptor)
-        self._log = self._pending = -1
+        self._log = self._pending = self._lock = -1
+
+    def try_lock(self) -> bool:
+        """Take the lock between processes if nobody holds it. Whether that was so."""
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def unlock(self) -> None:
+        """Let go of the lock between processes."""
+        fcntl.flock(self._lock, fcntl.LOCK_UN)
 
     def settle_version(self, version: int) -> None:
         """Write the version when the directory has none. Raises `PlatformError` when it has another."""

@@ -17,8 +17,9 @@ import asyncio
 import base64
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -27,7 +28,7 @@ from google.protobuf.message import Message
 
 from teehouse.attestation.identity import APP_DATA_TAG, report_data
 from teehouse.base.clock import Clock
-from teehouse.guest.attest import EvidenceSource, padded
+from teehouse.guest.attest import AttestedLog, EvidenceSource, padded
 from teehouse.guest.info import API_VERSION, GuestFacts, InfoSource
 from teehouse.guest.tls import LeafSigner, certified, public_key_of
 from teehouse.keys import signing
@@ -37,6 +38,7 @@ from teehouse.keys.pem import private_key_pem
 from teehouse.ratls.csr import SigningRequest
 from teehouse.rpc.app import Handlers, Prepared
 from teehouse.wire import guest_pb2 as wire
+from teehouse.wire import jsonmap
 
 APP_KEY_LIFETIME = 5.0  # seconds
 KEY_CACHE_LIMIT = 256  # answers of GetKey
@@ -72,6 +74,7 @@ class GuestService:
         self._sign_keys: dict[str, _SignKey] = {}
         self._app_key_quotes: dict[str, tuple[float, Prepared]] = {}
         self._app_key_lock = asyncio.Lock()
+        self._rendered: tuple[AttestedLog, Mapping[str, str]] | None = None  # of the last log alone
         self._info = InfoSource(source, facts, self._demo_certificate)
 
     def handlers(self) -> Handlers:
@@ -178,7 +181,7 @@ class GuestService:
 
     # Evidence
 
-    async def get_quote(self, request: wire.RawQuoteArgs) -> Message:
+    async def get_quote(self, request: wire.RawQuoteArgs) -> Prepared:
         """A quote over up to 64 bytes as they are (4.3)."""
         return await self._quote_response(padded(request.report_data))
 
@@ -212,7 +215,7 @@ class GuestService:
             now = asyncio.get_running_loop().time()
             taken, answer = self._app_key_quotes.get(algorithm, (0.0, None))
             if answer is None or now - taken > APP_KEY_LIFETIME:
-                answer = Prepared(await self._quote_response(padded(self._app_key_text(algorithm))))
+                answer = await self._quote_response(padded(self._app_key_text(algorithm)))
                 self._app_key_quotes[algorithm] = (asyncio.get_running_loop().time(), answer)
         return answer
 
@@ -272,24 +275,39 @@ class GuestService:
         public_key = base64.urlsafe_b64encode(self._sign_key(algorithm).public_key).rstrip(b"=")
         return b"dip1::" + kind.encode() + b":" + public_key
 
-    async def _quote_response(self, bound: bytes) -> wire.GetQuoteResponse:
+    async def _quote_response(self, bound: bytes) -> Prepared:
         evidence = await self._source.take(bound)
-        return wire.GetQuoteResponse(
+        answer = wire.GetQuoteResponse(
             quote=evidence.quote,
-            event_log=self._source.quote_log(evidence),
+            event_log=evidence.log.beside_quote,
             report_data=bound,
-            vm_config=self._source.vm_config,
+            vm_config=evidence.log.config,
             attestation=evidence.attestation() if self.facts.attestation_in_quote else b"",
         )
+        if self._rendered is None or self._rendered[0] is not evidence.log:
+            self._rendered = evidence.log, jsonmap.render_members(answer, "event_log", "vm_config")
+        return _QuoteAnswer(answer, self._rendered[1])
 
     async def _tdx_quote_response(self, bound: bytes, algorithm: str, prefix: str) -> Message:
         evidence = await self._source.take(bound)
         return wire.TdxQuoteResponse(
             quote=evidence.quote,
-            event_log=self._source.quote_log(evidence),
+            event_log=evidence.log.beside_quote,
             hash_algorithm=algorithm,
             prefix=prefix,
         )
+
+
+class _QuoteAnswer(Prepared):
+    """A quote beside its log; what only the log decides comes rendered, as it is for every quote over it."""
+
+    def __init__(self, message: Message, rendered: Mapping[str, str]) -> None:
+        super().__init__(message)
+        self._rendered = rendered
+
+    @cached_property
+    def json(self) -> bytes:
+        return jsonmap.encode_json(self.message, self._rendered)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,6 @@ from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from teehouse.attestation.eventlog import encode_event_log, strip_for_quote
 from teehouse.attestation.identity import encode_app_info, report_data
 from teehouse.base.clock import Clock
 from teehouse.guest.attest import Evidence, EvidenceSource
@@ -75,7 +74,7 @@ class LocalSigner:
             app_info=encode_app_info(self.source.app_info(evidence)) if request.ext_app_info else None,
             attestation=evidence.certificate_attestation() if request.ext_quote else None,
             legacy_quote=evidence.quote if legacy else None,
-            legacy_event_log=_legacy_log(evidence) if legacy else None,
+            legacy_event_log=evidence.log.beside_quote.encode() if legacy else None,
         )
         leaf = issue(spec, key.public_key(), self.issuer, self.clock.now())
         return certificate_pem(leaf), *self.chain
@@ -116,10 +115,6 @@ async def certified(
 def public_key_of(key: ec.EllipticCurvePrivateKey) -> bytes:
     """The SPKI DER of a key, as signing requests have it."""
     return spki_der(key.public_key())
-
-
-def _legacy_log(evidence: Evidence) -> bytes:
-    return encode_event_log(strip_for_quote(evidence.events)).encode()
 
 
 def _with_line_feed(pem: str) -> str:

@@ -10,7 +10,6 @@ Rules:
 
 import base64
 import binascii
-import textwrap
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -26,6 +25,7 @@ from teehouse.base.findings import misuse
 
 PEM_LIMIT = 64 * 1024  # characters of any PEM text read here
 
+_COLUMNS = 64
 _BEGIN = "-----BEGIN CERTIFICATE-----"
 _END = "-----END CERTIFICATE-----"
 
@@ -52,7 +52,8 @@ def raw_point(public_key: ec.EllipticCurvePublicKey) -> bytes:
 
 def certificate_pem(der: bytes) -> str:
     """A certificate's DER as PEM (rule 2)."""
-    lines = textwrap.wrap(base64.b64encode(der).decode(), 64)
+    text = base64.b64encode(der).decode()
+    lines = [text[at : at + _COLUMNS] for at in range(0, len(text), _COLUMNS)]
     return "\n".join([_BEGIN, *lines, _END, ""])
 
 

@@ -93,6 +93,12 @@ def _signing_key(secret: bytes) -> coincurve.PrivateKey:
     return coincurve.PrivateKey(secret)
 
 
+@lru_cache(maxsize=8)
+def _ed25519_key(secret: bytes) -> Ed25519PrivateKey:
+    """The same for ed25519, of secrets that sign; those that are only asked for their public key pass by."""
+    return Ed25519PrivateKey.from_private_bytes(secret)
+
+
 def public_key(algorithm: str, secret: bytes) -> bytes:
     """The public key of 32 secret bytes: compressed SEC1 (33 bytes), or ed25519 (32).
 
@@ -164,7 +170,7 @@ def sign(algorithm: str, secret: bytes, data: bytes) -> bytes:
     """A signature of 64 bytes over `data` (rule 4). Raises `MisuseError`, `KeyDerivationError`."""
     kind = signing_algorithm(algorithm)
     if kind == ED25519:
-        return Ed25519PrivateKey.from_private_bytes(secret).sign(data)
+        return _ed25519_key(secret).sign(data)
     if kind == PREHASHED:
         if len(data) != DIGEST_SIZE:
             raise misuse(

@@ -8,6 +8,7 @@
 
 import struct
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
@@ -72,6 +73,19 @@ def qe_certification_data(
     return report + raw_signature(pck_key, report) + auth_data + chain
 
 
+@lru_cache(maxsize=16)
+def _header(user_data: bytes) -> bytes:
+    return QuoteHeader(
+        version=_QUOTE_VERSION,
+        attestation_key_type=ECDSA_P256,
+        tee_type=TEE_TYPE_TDX,
+        qe_svn=constants.QE_SVN,
+        pce_svn=constants.PCE_SVN,
+        qe_vendor_id=ECDSA_QE_VENDOR_ID,
+        user_data=user_data,
+    ).encode()
+
+
 @dataclass(frozen=True, slots=True)
 class EmulatedHost:
     """One emulated machine: its platform identity and the key its quoting enclave signs with.
@@ -107,15 +121,6 @@ class EmulatedHost:
                 expected=f"{TD_REPORT_10_SIZE} bytes",
                 found=f"{len(td_report)}",
             )
-        header = QuoteHeader(
-            version=_QUOTE_VERSION,
-            attestation_key_type=ECDSA_P256,
-            tee_type=TEE_TYPE_TDX,
-            qe_svn=constants.QE_SVN,
-            pce_svn=constants.PCE_SVN,
-            qe_vendor_id=ECDSA_QE_VENDOR_ID,
-            user_data=user_data,
-        )
-        signed = header.encode() + td_report
+        signed = _header(user_data) + td_report
         section = raw_signature(self.attestation_key, signed) + self._after_signature
         return signed + struct.pack("<I", len(section)) + section

@@ -24,6 +24,7 @@ from teehouse.tee_emulated import constants
 from teehouse.tee_emulated.image import EmulatedImage
 from teehouse.tee_emulated.quote import EmulatedHost
 
+_READ_SIZE = 4096  # bytes; enough to tell a register from what is none
 _BOOT_REMEDY = "boot the TD anew, or resume it from its event log"
 
 
@@ -134,7 +135,11 @@ class EmulatedTd:
 
     def _read(self) -> bytes:
         try:
-            register = self._register_path.read_bytes()
+            descriptor = os.open(self._register_path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                register = os.read(descriptor, _READ_SIZE)
+            finally:
+                os.close(descriptor)
         except OSError as error:
             raise platform_error(
                 "emulated.register.read",

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from json.encoder import encode_basestring_ascii
 from operator import attrgetter
+from types import MappingProxyType
 from typing import cast
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -24,6 +25,8 @@ _INTEGERS: Mapping[int, tuple[str, int, int]] = {
     FieldDescriptor.TYPE_UINT64: ("u64", 0, (1 << 64) - 1),
     FieldDescriptor.TYPE_INT64: ("i64", -(1 << 63), (1 << 63) - 1),
 }
+
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 
 Render = Callable[[Message], str]
 
@@ -72,9 +75,12 @@ class MessageCodec:
         # The constructor takes None for a field that is not there.
         return self.message_type(**found)
 
-    def render(self, message: Message) -> str:
-        """A message as a JSON object, ASCII only."""
-        members = [field.render(message) for field in self.fields.values()]
+    def render(self, message: Message, rendered: Mapping[str, str] = _NOTHING) -> str:
+        """A message as a JSON object, ASCII only; `rendered` has members by name that are not rendered again."""
+        if rendered:
+            members = [rendered.get(name) or field.render(message) for name, field in self.fields.items()]
+        else:
+            members = [field.render(message) for field in self.fields.values()]
         if self.omits:
             members = [member for member in members if member]
         return "{" + ",".join(members) + "}"

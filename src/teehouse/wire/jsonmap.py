@@ -11,6 +11,8 @@ Rules:
 """
 
 import json
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TypeVar, cast
 
 from google.protobuf.message import DecodeError, Message
@@ -80,10 +82,19 @@ def decode_protobuf(message_type: type[M], body: bytes) -> M:
         raise misuse("wire.protobuf", f"failed to decode Protobuf message: {name}") from None
 
 
-def encode_json(message: Message) -> bytes:
-    """A result's JSON: compact, ASCII, every member in declaration order."""
+def encode_json(message: Message, rendered: Mapping[str, str] = MappingProxyType({})) -> bytes:
+    """A result's JSON: compact, ASCII, every member in declaration order.
+
+    `rendered`, from `render_members`, spares results that share members the rendering of these.
+    """
     fields = codec(type(message))
-    return b"null" if fields.empty else fields.render(message).encode("ascii")
+    return b"null" if fields.empty else fields.render(message, rendered).encode("ascii")
+
+
+def render_members(message: Message, *names: str) -> Mapping[str, str]:
+    """These members of a result, for every result of its type in which they have the same values."""
+    fields = codec(type(message)).fields
+    return {name: fields[name].render(message) for name in names}
 
 
 def encode_protobuf(message: Message) -> bytes:

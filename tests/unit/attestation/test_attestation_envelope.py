@@ -15,6 +15,7 @@ from teehouse.attestation import envelope, strictmsgpack
 from teehouse.attestation.abi import TdReport, parse_quote
 from teehouse.attestation.envelope import (
     Attestation,
+    AttestationFrame,
     check_payload_binding,
     decode_attestation,
     encode_attestation,
@@ -366,6 +367,20 @@ ATTESTATIONS = st.builds(
 def test_decoding_undoes_encoding(attestation: Attestation) -> None:
     assert decode_attestation(encode_attestation(attestation)) == attestation
     assert decode_attestation(encode_v1(attestation)) == attestation
+
+
+@given(ATTESTATIONS, st.binary(max_size=300))
+def test_a_frame_gives_what_the_encoder_gives(attestation: Attestation, quote: bytes) -> None:
+    frame = AttestationFrame(attestation.event_log, attestation.runtime_events, attestation.config)
+    for one in (attestation, replace(attestation, quote=quote, report_data=bytes(64))):
+        assert frame.whole(one.quote, one.report_data) == encode_attestation(one)
+
+
+@pytest.mark.parametrize("of", [MINIMAL, MINIMAL_V2], ids=["v0", "v1"])
+def test_a_frame_refuses_report_data_of_another_size(of: Attestation) -> None:
+    with pytest.raises(MisuseError) as error:
+        AttestationFrame(of.event_log, of.runtime_events, of.config).whole(b"", bytes(65))
+    assert support.refusal(error) == ("attestation.report-data", Outcome.MISUSE)
 
 
 @given(ATTESTATIONS)

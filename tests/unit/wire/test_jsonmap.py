@@ -22,6 +22,7 @@ from teehouse.wire.jsonmap import (
     encode_error_protobuf,
     encode_json,
     encode_protobuf,
+    render_members,
 )
 
 KEY, QUOTE, TLS = guest_pb2.GetKeyArgs, guest_pb2.RawQuoteArgs, guest_pb2.GetTlsKeyArgs
@@ -396,3 +397,16 @@ def test_any_query_of_known_keys_is_read_or_refused(message_type: type[Message],
     query = "&".join(f"{name}{bracket}={value}" for name, bracket, value in members).encode()
     error = attempt(decode_query, message_type, query)
     assert error is None or error.finding.code == "wire.query"
+
+
+def test_members_rendered_before_stand_where_they_belong() -> None:
+    answer = guest_pb2.GetQuoteResponse(
+        quote=b"\1", event_log='["log"]', report_data=b"\2", vm_config="{}", attestation=b""
+    )
+    rendered = render_members(answer, "event_log", "vm_config", "attestation")
+    assert encode_json(answer, rendered) == encode_json(answer)
+    other = guest_pb2.GetQuoteResponse(quote=b"\3", event_log="another", attestation=b"\4")
+    assert (
+        encode_json(other, rendered)
+        == b'{"quote":"03","event_log":"[\\"log\\"]","report_data":"","vm_config":"{}","attestation":"04"}'
+    )
