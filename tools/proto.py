@@ -14,7 +14,12 @@ from grpc_tools import protoc  # type: ignore[import-untyped]  # published witho
 SOURCE = Path(__file__).resolve().parent.parent / "src"
 # The compiler's stubs use bare generics, which strict checking refuses.
 STUB_NOTE = "# mypy: ignore-errors"
-PROTOS = ("teehouse/wire/guest.proto", "teehouse/wire/guest_api.proto", "teehouse/wire/kms.proto")
+PROTOS = (
+    "teehouse/wire/guest.proto",
+    "teehouse/wire/guest_api.proto",
+    "teehouse/wire/kms.proto",
+    "teehouse/wire/node.proto",
+)
 
 
 def outputs(proto: str) -> tuple[str, str]:

@@ -4,8 +4,8 @@ Rules:
 
 1. Both are JSON of at most `FILE_LIMIT` bytes, mode 0600, written whole or not at all; a file that others can
    read is refused. Every member is needed, and there is no other; what is wrong is said without its content.
-2. A bundle holds the CAs' certificates, its holder's certificate and key, and the node's address (in a
-   controller's bundle: of the node it is for, or none). Its certificate is for its key, its role and its name.
+2. A bundle holds the CAs' certificates, its holder's certificate and key, and name and address of the
+   node: itself, or the one that the controller is for. Its certificate is for its key, its role and its name.
 3. The CA's file is made when it is first asked for, by one process alone.
 """
 
@@ -32,7 +32,15 @@ from teehouse.keys.pem import (
     private_key_pem,
     spki_der,
 )
-from teehouse.node.identity import AUTHORITY_LIMIT, Identity, NodeAuthority, Role, make_authority, name_in
+from teehouse.node.identity import (
+    AUTHORITY_LIMIT,
+    Identity,
+    NodeAuthority,
+    Role,
+    host_name,
+    make_authority,
+    name_in,
+)
 
 FILE_LIMIT = 256 * 1024  # bytes
 BUNDLE_REMEDY = "make it again with `teehouse node bundle`"
@@ -50,10 +58,11 @@ class _FileFault(Exception):  # noqa: N818 - a note on its way to `_parsed`, nev
 
 @dataclass(frozen=True, slots=True)
 class NodeBundle:
-    """What one holder needs (rule 2). `address` is where the node listens, None in a controller's without one."""
+    """What one holder needs (rule 2). `node` names the node, and `address` is where it listens."""
 
     identity: Identity = field(repr=False)
-    address: TcpAddress | None
+    node: str
+    address: TcpAddress
 
     def to_json(self) -> bytes:
         """The file's content; it holds the private key."""
@@ -63,7 +72,8 @@ class NodeBundle:
                 "version": _VERSION,
                 "role": identity.role.value,
                 "name": identity.name,
-                "address": "" if self.address is None else str(self.address),
+                "node": self.node,
+                "address": str(self.address),
                 "authorities": [certificate_pem(der) for der in identity.authorities],
                 "certificate": certificate_pem(identity.certificate_der),
                 "key": private_key_pem(identity.key),
@@ -137,7 +147,7 @@ def is_loopback(address: TcpAddress) -> bool:
 
 
 def _bundle(members: dict[str, Any]) -> NodeBundle:
-    _exactly(members, "role", "name", "address", "authorities", "certificate", "key")
+    _exactly(members, "role", "name", "node", "address", "authorities", "certificate", "key")
     if members["role"] not in _ROLES:
         raise _FileFault("a role that is none")
     role, name = Role(members["role"]), _text(members["name"])
@@ -148,10 +158,13 @@ def _bundle(members: dict[str, Any]) -> NodeBundle:
     key = load_p256_private_key(_text(members["key"]))
     if name_in(leaf, role) != name or _spki(leaf) != spki_der(key.public_key()):
         raise _FileFault("a certificate for another key, role or name")
-    address = _text(members["address"])
-    if role is Role.NODE and not address:
-        raise _FileFault("a node without an address")
-    return NodeBundle(Identity(role, name, key, leaf, trusted), parse_address(address) if address else None)
+    node = _text(members["node"])
+    host_name(Role.NODE, node)
+    if role is Role.NODE and node != name:
+        raise _FileFault("a node's bundle for another node")
+    return NodeBundle(
+        Identity(role, name, key, leaf, trusted), node, parse_address(_text(members["address"]))
+    )
 
 
 def _authority(members: dict[str, Any]) -> NodeAuthority:

@@ -306,7 +306,7 @@ def test_a_leaf_does_not_outlive_its_ca() -> None:
 
 def test_no_repr_shows_a_key(tmp_path: Path) -> None:
     secret = f"{HOUSE.node.key.private_numbers().private_value:x}"
-    shown = repr(HOUSE) + repr(NodeBundle(HOUSE.node, ADDRESS)) + repr(HOUSE.authority)
+    shown = repr(HOUSE) + repr(NodeBundle(HOUSE.node, "tea-1", ADDRESS)) + repr(HOUSE.authority)
     assert secret not in shown
     assert "BEGIN" not in shown
     assert "PrivateKey" not in shown
@@ -315,14 +315,13 @@ def test_no_repr_shows_a_key(tmp_path: Path) -> None:
 def test_a_bundle_comes_back_from_its_file(tmp_path: Path) -> None:
     path = tmp_path / "tea-1.json"
     for bundle in (
-        NodeBundle(HOUSE.node, ADDRESS),
-        NodeBundle(HOUSE.controller, None),
-        NodeBundle(HOUSE.controller, TcpAddress("::1", 1)),
+        NodeBundle(HOUSE.node, "tea-1", ADDRESS),
+        NodeBundle(HOUSE.controller, "tea-1", TcpAddress("::1", 1)),
     ):
         bundle.save(path)
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         read = load_bundle(path)
-        assert read.address == bundle.address
+        assert (read.node, read.address) == (bundle.node, bundle.address)
         assert read.to_json() == bundle.to_json() == path.read_bytes()
     mutual(HOUSE.node, read.identity)
 
@@ -339,7 +338,7 @@ def test_the_authority_is_made_once_and_comes_back(tmp_path: Path) -> None:
 
 
 def _altered(**members: Any) -> bytes:
-    stored = json.loads(NodeBundle(HOUSE.node, ADDRESS).to_json())
+    stored = json.loads(NodeBundle(HOUSE.node, "tea-1", ADDRESS).to_json())
     for name, value in members.items():
         if value is None:
             del stored[name]
@@ -380,7 +379,11 @@ TEXT = "a member that should be text and is not"
         (_altered(authorities=[""] * 9), f"not 1 to {AUTHORITY_LIMIT} CAs"),
         (_altered(authorities="x"), f"not 1 to {AUTHORITY_LIMIT} CAs"),
         (_altered(authorities=[certificate_pem(b"not DER")]), "a CA's certificate cannot be read"),
-        (_altered(address=""), "a node without an address"),
+        (_altered(node="tea-2"), "a node's bundle for another node"),
+        (
+            _altered(node="?"),
+            "the name of a node: expected 1 to 40 lower-case letters, digits and inner hyphens, found '?'",
+        ),
         (_altered(address="x"), "no such address: expected HOST:PORT, found 'x'"),
     ],
 )
@@ -429,7 +432,7 @@ def test_arbitrary_files_are_refused_and_never_more(raw: bytes) -> None:
 
 def test_a_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "bundle.json"
-    NodeBundle(HOUSE.node, ADDRESS).save(path)
+    NodeBundle(HOUSE.node, "tea-1", ADDRESS).save(path)
     path.chmod(0o640)
     with pytest.raises(MisuseError) as raised:
         load_bundle(path)
@@ -448,7 +451,7 @@ def test_files_that_cannot_be_read_or_written_are_refused(tmp_path: Path) -> Non
         load_bundle(missing)
     assert refusal(raised) == ("node.file", "No such file or directory")
     with pytest.raises(MisuseError) as raised:
-        NodeBundle(HOUSE.node, ADDRESS).save(missing)
+        NodeBundle(HOUSE.node, "tea-1", ADDRESS).save(missing)
     assert refusal(raised) == ("node.file", "No such file or directory")
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(MisuseError) as raised:
