@@ -106,6 +106,7 @@ class GuestAgent:
             self.service.handlers(),
             limits=door.config.limits,
             extra_routes=door.extra_routes,
+            observe=self.service.observed.request,
         )
         version = (("X-App-Version", self.service.facts.app_version),) if outside else ()
         return Listener(

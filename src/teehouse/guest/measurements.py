@@ -19,7 +19,7 @@ M7. An event needs a name; the log stays below `LOG_LIMIT` in its file and its e
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -58,7 +58,8 @@ def runtime_register_of(quote: bytes) -> bytes:
 class MeasurementLog:
     """RTMR3 and its event log, over the files in `directory` (guest-agent.md 10.4).
 
-    `event_log_version` is 1 or 2 and decides the digest formula of every event emitted here.
+    `event_log_version` is 1 or 2 and decides the digest formula of every event emitted here. `on_quote` may be
+    set to what shall hear how many seconds the platform took for each quote.
     """
 
     def __init__(self, platform: Platform, directory: Path, event_log_version: int = 1) -> None:
@@ -81,6 +82,7 @@ class MeasurementLog:
         self._register = INITIAL_REGISTER
         self._events: list[RuntimeEvent] = []
         self._snapshot: tuple[RuntimeEvent, ...] | None = ()
+        self.on_quote: Callable[[float], None] | None = None
 
     @property
     def register(self) -> bytes:
@@ -93,6 +95,11 @@ class MeasurementLog:
         if self._snapshot is None:
             self._snapshot = tuple(self._events)
         return self._snapshot
+
+    @property
+    def size(self) -> int:
+        """The bytes of the log's file, as far as it has been read."""
+        return self._offset
 
     async def open(self) -> None:
         """Read the log and hold it against the register (M3). May be called again after a refusal.
@@ -120,7 +127,10 @@ class MeasurementLog:
     async def quoted(self, report_data: bytes) -> tuple[bytes, tuple[RuntimeEvent, ...]]:
         """A fresh quote over 64 bytes and the events its RTMR3 is made of. Raises `PlatformError`."""
         async with self._ready():
+            started = asyncio.get_running_loop().time()
             quote = await self.platform.quote(report_data)
+            if self.on_quote is not None:
+                self.on_quote(asyncio.get_running_loop().time() - started)
             if runtime_register_of(quote) != self._register:
                 self._settled = False
                 raise self._differs(runtime_register_of(quote))
@@ -152,9 +162,8 @@ class MeasurementLog:
             self._file.withdraw()
             self._settled = True
 
-    @asynccontextmanager
-    async def _ready(self) -> AsyncIterator[None]:
-        """Both locks (M1), with the log read (M5) and in step with the register (M4)."""
+    async def _in_turn(self, work: Callable[[], Awaitable[_T]]) -> _T:
+        """`work` under both locks (M1), with the log read (M5) and in step with the register (M4)."""
         if self._waiting >= QUEUE_LIMIT:
             raise platform_error(
                 "measurements.busy", "too many requests wait for the platform", found=str(self._waiting)
@@ -171,24 +180,20 @@ class MeasurementLog:
                     "runtime event version is not configured; "
                     "complete dstack system setup before emitting events",
                 )
-            async with self._process_lock():
+            await self._lock_processes()
+            try:
                 await self._catch_up()
-                yield
+                return await work()
+            finally:
+                self._file.unlock()
         except OSError as error:
             raise _io_failure(error) from error
         finally:
             self._lock.release()
 
-    @asynccontextmanager
-    async def _process_lock(self) -> AsyncIterator[None]:
-        if not self._file.try_lock():
-            await self._lock_in_time()
-        try:
-            yield
-        finally:
-            self._file.unlock()
-
-    async def _lock_in_time(self) -> None:
+    async def _lock_processes(self) -> None:
+        if self._file.try_lock():
+            return
         loop = asyncio.get_running_loop()
         deadline = loop.time() + LOCK_PATIENCE
         while not self._file.try_lock():

@@ -30,6 +30,7 @@ from teehouse.attestation.identity import APP_DATA_TAG, report_data
 from teehouse.base.clock import Clock
 from teehouse.guest.attest import AttestedLog, EvidenceSource, padded
 from teehouse.guest.info import API_VERSION, GuestFacts, InfoSource
+from teehouse.guest.observed import Observed
 from teehouse.guest.tls import LeafSigner, certified, public_key_of
 from teehouse.keys import signing
 from teehouse.keys.appkeys import AppKeys
@@ -51,7 +52,10 @@ _DEMO_SUBJECT = "demo-cert"
 
 
 class GuestService:
-    """The methods over one CVM's keys and evidence. `random_bytes` makes the seeds of TLS keys."""
+    """The methods over one CVM's keys and evidence. `random_bytes` makes the seeds of TLS keys.
+
+    `observed` counts what the agent does, `log` is what it measures into; pages show both.
+    """
 
     def __init__(
         self,
@@ -64,10 +68,13 @@ class GuestService:
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
         self.facts = facts
+        self.clock = clock
+        self.log = source.log
+        self.observed = Observed()
+        self.log.on_quote = self.observed.quote
         self._source = source
         self._keys = keys
         self._signer = signer
-        self._clock = clock
         self._random_bytes = random_bytes
         self._version = Prepared(wire.WorkerVersion(version=API_VERSION, rev=facts.build))
         self._key_answers: OrderedDict[tuple[str, str, str], Prepared] = OrderedDict()
@@ -243,14 +250,14 @@ class GuestService:
     async def _certified(
         self, key: ec.EllipticCurvePrivateKey, asked: SigningRequest
     ) -> wire.GetTlsKeyResponse:
-        chain = await certified(self._source, self._signer, self._clock, key, asked)
+        chain = await certified(self._source, self._signer, self.clock, key, asked)
         return wire.GetTlsKeyResponse(key=private_key_pem(key), certificate_chain=chain)
 
     async def _demo_certificate(self) -> str:
         """The chain that `Info` shows as `app_cert` (4.4)."""
         key = self._random_key()
         asked = SigningRequest(public_key_of(key), _DEMO_SUBJECT, client_auth=True, ext_quote=True)
-        return "\n".join(await certified(self._source, self._signer, self._clock, key, asked))
+        return "\n".join(await certified(self._source, self._signer, self.clock, key, asked))
 
     def _derived(self, path: str, purpose: str, algorithm: str) -> tuple[bytes, list[bytes]]:
         kind = signing.key_algorithm(algorithm)
