@@ -2,14 +2,11 @@
 
 from datetime import datetime
 
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-
 from teehouse.attestation.identity import encode_app_info
-from teehouse.base.hashes import keccak256
 from teehouse.keys.appkeys import app_ca, issue_app_keys
 from teehouse.keys.derive import dh_secret, p256_scalar
+from teehouse.keys.envbox import environment_public_key, sign_environment_key
 from teehouse.keys.pem import certificate_pem, private_key_pem
-from teehouse.keys.signing import sign_recoverable
 from teehouse.kms.auth import AuthInfo
 from teehouse.kms.boot_info import BootInfo
 from teehouse.kms.evidence import Subject
@@ -19,8 +16,6 @@ from teehouse.ratls.certificates import CertificateSpec, issue
 from teehouse.ratls.csr import SigningRequest, request_key
 from teehouse.ratls.oids import USAGE_APP
 from teehouse.wire import kms_pb2
-
-ENV_KEY_TAG = b"dstack-env-encrypt-pubkey:"
 
 
 def app_key_response(
@@ -46,14 +41,14 @@ def env_public_key_response(keys: RootKeys, app_id: bytes, now: datetime) -> kms
     Raises `KeyDerivationError`.
     """
     secret = dh_secret(p256_scalar(keys.root.ca.key), app_id, b"env-encrypt-key")
-    public = X25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw()
+    public = environment_public_key(secret)
     timestamp = int(now.timestamp())
-    signed = (app_id + public, app_id + timestamp.to_bytes(8, "big") + public)
-    signature, signature_v1 = (
-        sign_recoverable(keys.root.k256_key, keccak256(ENV_KEY_TAG + content)) for content in signed
-    )
+    root_key = keys.root.k256_key
     return kms_pb2.PublicKeyResponse(
-        public_key=public, signature=signature, timestamp=timestamp, signature_v1=signature_v1
+        public_key=public,
+        signature=sign_environment_key(root_key, app_id, public),
+        timestamp=timestamp,
+        signature_v1=sign_environment_key(root_key, app_id, public, timestamp),
     )
 
 

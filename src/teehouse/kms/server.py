@@ -5,7 +5,8 @@ Rules:
 S1. With root keys: the service KMS over TLS. Its certificate is issued anew, with fresh evidence, at each start.
 S2. Without: the service Onboard alone, over plain HTTP, until it is finished; then S1. Or the keys are made
     at once, where a domain for that was set; or, where onboarding is off, the start is refused.
-S3. Every refusal is 400 with the whole chain of reasons in `error`; what was not foreseen is 500.
+S3. Every refusal is 400 with the whole chain of reasons in `error`; what was not foreseen is 500. Where
+    collateral or the authorisation API is out of reach nothing was decided: 503, and a client tries again.
 S4. `/health` answers `OK`, `/metrics` the two counters of attestations.
 """
 
@@ -27,7 +28,7 @@ from starlette.types import Scope
 
 from teehouse import __version__
 from teehouse.base.clock import Clock
-from teehouse.base.findings import TeehouseError, misuse
+from teehouse.base.findings import CollateralError, TeehouseError, misuse
 from teehouse.base.listener import Listener
 from teehouse.kms.audit import AuditLog
 from teehouse.kms.auth import AuthApi
@@ -89,8 +90,14 @@ def peer_of(scope: Scope) -> Peer:
 
 
 def _bad_request(_error: TeehouseError) -> int:
-    """Rule S3."""
+    """Rule S3, where a person reads the answer."""
     return HTTPStatus.BAD_REQUEST
+
+
+def _status(error: TeehouseError) -> int:
+    """Rule S3."""
+    missing = isinstance(error, CollateralError)
+    return HTTPStatus.SERVICE_UNAVAILABLE if missing else HTTPStatus.BAD_REQUEST
 
 
 async def _health(_request: Request) -> Response:
@@ -121,7 +128,7 @@ def kms_app(service: KmsService, *, version: str | None = None, metrics: bool = 
         extra_routes=routes,
         app_version=version,
         caller=peer_of,
-        status=_bad_request,
+        status=_status,
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from teehouse.attestation.bundle import Collateral
 from teehouse.attestation.roots import TrustedRoot
 from teehouse.base.clock import Clock
 from teehouse.base.files import write_atomic
@@ -40,6 +41,10 @@ class Installation:
     def root_pem(self) -> Path:
         """The emulated root's certificate, for verifiers."""
         return self.directory / "root-ca.pem"
+
+    def current_collateral(self) -> Collateral:
+        """Today's collateral, as a verifier takes it."""
+        return Collateral.from_json(json.dumps(self.collateral.bundle()))
 
 
 def open_installation(directory: Path, clock: Clock, *, seed: bytes | None = None) -> Installation:

@@ -82,7 +82,7 @@ async def serve_kms(installation: Installation) -> AsyncIterator[ServedKms]:
     allow(auth_file, os_image=measured.os_image_hash, kms=measured.mr_aggregated)
 
     async def collateral(_quote: Quote) -> Collateral:
-        return Collateral.from_json(json.dumps(installation.collateral.bundle()))
+        return installation.current_collateral()
 
     cache = CollateralCache(collateral, installation.clock)
     store = await _store(installation, own)

@@ -13,6 +13,7 @@ import typer
 from teehouse import __version__
 from teehouse.base.findings import OUTCOME_TABLE, TeehouseError
 from teehouse.cli.verify import verify_app
+from teehouse.stack.kms_commands import auth_app, kms_app
 
 app = typer.Typer(
     name="teehouse",
@@ -22,6 +23,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(verify_app, name="verify")
+app.add_typer(kms_app, name="kms")
+app.add_typer(auth_app, name="auth")
 
 DEFAULT_DIRECTORY = Path("~/.teehouse")
 DEFAULT_TCP = "127.0.0.1:8090"

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from teehouse import __version__
-from teehouse.attestation.bundle import Collateral
 from teehouse.attestation.evidence import Evidence
 from teehouse.attestation.verify import Verdict, verify
 from teehouse.base.clock import SystemClock
@@ -59,8 +58,7 @@ async def first_quote(installation: Installation) -> Verdict:
     async with AsyncGuestClient(str(installation.directory.resolve() / "dstack.sock")) as client:
         answer = await client.get_quote(nonce)
     evidence = Evidence.from_quote(answer.quote, event_log=answer.event_log, vm_config=answer.vm_config)
-    collateral = Collateral.from_json(json.dumps(installation.collateral.bundle()))
-    return verify(evidence, collateral, installation.root, installation.clock.now())
+    return verify(evidence, installation.current_collateral(), installation.root, installation.clock.now())
 
 
 def ready_facts(installation: Installation, served: ServedCvm) -> dict[str, Any]:
