@@ -19,8 +19,7 @@ M7. An event needs a name; the log stays below `LOG_LIMIT` in its file and its e
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -122,45 +121,50 @@ class MeasurementLog:
         """
         if not event:
             raise misuse("measurements.name", "event name cannot be empty")
-        await _to_the_end(self._emit(RuntimeEvent(event, payload, self.event_log_version)))
+        wanted = RuntimeEvent(event, payload, self.event_log_version)
+        await _to_the_end(self._in_turn(lambda: self._emit(wanted)))
 
     async def quoted(self, report_data: bytes) -> tuple[bytes, tuple[RuntimeEvent, ...]]:
         """A fresh quote over 64 bytes and the events its RTMR3 is made of. Raises `PlatformError`."""
-        async with self._ready():
-            started = asyncio.get_running_loop().time()
-            quote = await self.platform.quote(report_data)
-            if self.on_quote is not None:
-                self.on_quote(asyncio.get_running_loop().time() - started)
-            if runtime_register_of(quote) != self._register:
-                self._settled = False
-                raise self._differs(runtime_register_of(quote))
-            return quote, self.events
+        return await self._in_turn(lambda: self._quoted(report_data))
 
     async def _open(self) -> None:
         async with self._lock:
             try:
                 self._file.open()
-                async with self._process_lock():
+                await self._lock_processes()
+                try:
                     self._file.settle_version(self.event_log_version)
                     self._opened = True
                     self._settled = False
                     await self._catch_up()
+                finally:
+                    self._file.unlock()
             except OSError as error:
                 raise _io_failure(error) from error
 
     async def _emit(self, event: RuntimeEvent) -> None:
         digest = event.digest()
         line = encode_line(event)
-        async with self._ready():
-            if self._offset + len(line) > LOG_LIMIT or self._share + attested_size(event) > SHARE_LIMIT:
-                raise misuse("measurements.full", "runtime event log is full")
-            await asyncio.to_thread(self._file.announce, line)
-            self._settled = False  # from here on the register decides, unless all goes well
-            await self.platform.extend(digest)
-            await asyncio.to_thread(self._file.append, line, self._offset)
-            self._take([event], self._offset + len(line))
-            self._file.withdraw()
-            self._settled = True
+        if self._offset + len(line) > LOG_LIMIT or self._share + attested_size(event) > SHARE_LIMIT:
+            raise misuse("measurements.full", "runtime event log is full")
+        await asyncio.to_thread(self._file.announce, line)
+        self._settled = False  # from here on the register decides, unless all goes well
+        await self.platform.extend(digest)
+        await asyncio.to_thread(self._file.append, line, self._offset)
+        self._take([event], self._offset + len(line))
+        self._file.withdraw()
+        self._settled = True
+
+    async def _quoted(self, report_data: bytes) -> tuple[bytes, tuple[RuntimeEvent, ...]]:
+        started = asyncio.get_running_loop().time()
+        quote = await self.platform.quote(report_data)
+        if self.on_quote is not None:
+            self.on_quote(asyncio.get_running_loop().time() - started)
+        if runtime_register_of(quote) != self._register:
+            self._settled = False
+            raise self._differs(runtime_register_of(quote))
+        return quote, self.events
 
     async def _in_turn(self, work: Callable[[], Awaitable[_T]]) -> _T:
         """`work` under both locks (M1), with the log read (M5) and in step with the register (M4)."""
