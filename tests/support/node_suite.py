@@ -30,7 +30,7 @@ def compose_file(**members: Any) -> bytes:
 
 def cvm_spec(**members: Any) -> CvmSpec:
     """A small CVM under a new id."""
-    spec = CvmSpec(uuid4().hex, "suite", compose_file(), memory_size=64 * 1024**2, disk_size=1024**2)
+    spec = CvmSpec(uuid4().hex, "suite", compose_file(), memory_size=2 * 1024**3, disk_size=1024**2)
     return replace(spec, **members)
 
 

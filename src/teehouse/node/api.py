@@ -55,13 +55,14 @@ class CvmPhase(Enum):
 
 TRANSITIONS: Final[Mapping[CvmPhase, frozenset[CvmPhase]]] = MappingProxyType(
     {
-        CvmPhase.CREATED: frozenset({CvmPhase.BOOTING, CvmPhase.REMOVED}),
+        # Nothing runs that could fail; a removal can.
+        CvmPhase.CREATED: frozenset({CvmPhase.BOOTING, CvmPhase.ERROR, CvmPhase.REMOVED}),
         # A boot that is interrupted, by a wish or by the end of the node, is undone: STOPPED.
         CvmPhase.BOOTING: frozenset({CvmPhase.RUNNING, CvmPhase.STOPPED, CvmPhase.ERROR}),
         # A running CVM whose agent can neither be kept nor brought back ends in ERROR.
         CvmPhase.RUNNING: frozenset({CvmPhase.STOPPING, CvmPhase.ERROR}),
         CvmPhase.STOPPING: frozenset({CvmPhase.STOPPED, CvmPhase.ERROR}),
-        CvmPhase.STOPPED: frozenset({CvmPhase.BOOTING, CvmPhase.REMOVED}),
+        CvmPhase.STOPPED: frozenset({CvmPhase.BOOTING, CvmPhase.ERROR, CvmPhase.REMOVED}),
         # Asked to stop, a CVM in ERROR is STOPPED: it runs no more anyway, and the error has been read.
         CvmPhase.ERROR: frozenset({CvmPhase.BOOTING, CvmPhase.STOPPED, CvmPhase.REMOVED}),
         CvmPhase.REMOVED: frozenset(),
@@ -87,7 +88,7 @@ class CvmSpec:
     user_config: str = field(default="", repr=False)
     app_id: bytes | None = None
     cpu_count: int = 1
-    memory_size: int = 1024**3
+    memory_size: int = 2 * 1024**3
     disk_size: int = 10 * 1024**3
     image: str = ""
     kms_urls: tuple[str, ...] = ()
@@ -130,8 +131,9 @@ class CvmEndpoints:
 class CvmState:
     """How a CVM stands.
 
-    `step` is the boot step under way, or the last one reached; `error` why the CVM is in ERROR, with code
-    `node.boot.STEP` or `node.stop`. `app_id` has 20 bytes; `instance_id` 20 or none; `compose_hash` 32.
+    `step` is the boot step under way, or the last one reached; `error` why the CVM is in ERROR: its code is
+    `node.boot.STEP`, `node.stop`, `node.remove` or `node.resume`, its `check` the code of the refusal behind it.
+    `app_id` has 20 bytes; `instance_id` 20 or none; `compose_hash` 32.
     `boot_count` counts the boots begun; `started_at` is when the last one ended in RUNNING. `endpoints` and
     `containers` are those of a running CVM. `wanted` is the last wish (N2): RUNNING, STOPPED, REMOVED, or CREATED
     before the first; `settled` says that nothing is left to do for it.
@@ -275,7 +277,7 @@ class Node(Protocol):
     async def restart(
         self, cvm_id: str, *, deadline: float = STOP_DEADLINE, correlation_id: str = ""
     ) -> CvmState:
-        """End the CVM, if it runs, and boot it anew. Repeated before that boot has begun, it is one restart."""
+        """End the CVM, if it runs, and boot it anew. Repeated before that boot is over, it is one restart."""
         ...
 
     async def remove(self, cvm_id: str, *, correlation_id: str = "") -> CvmState:
@@ -287,7 +289,7 @@ class Node(Protocol):
         ...
 
     async def list(self) -> tuple[CvmState, ...]:
-        """All CVMs that are not removed, by id."""
+        """All CVMs that are not removed, by id; without their containers."""
         ...
 
     async def stats(self, cvm_id: str) -> CvmStats:

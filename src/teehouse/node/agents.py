@@ -1,0 +1,106 @@
+"""The listeners of one CVM's agent on the node's host (guest-agent.md 1.1).
+
+Rules:
+
+1. `dstack.sock`, `tappd.sock` and `external.sock` are in a directory of the CVM alone, which containers mount; the
+   external listener, port 8090 of a CVM, is a TCP port of its own besides.
+2. An agent that comes back binds the same sockets, and the same port unless somebody else has it by now.
+3. The directory above is for the node's user alone: sockets are open to whoever reaches them.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from teehouse.base.clock import Clock
+from teehouse.base.findings import MisuseError, misuse
+from teehouse.guest.agent import Door, GuestAgent
+from teehouse.guest.attest import EvidenceSource
+from teehouse.guest.config import ListenerConfig
+from teehouse.guest.info import GuestFacts
+from teehouse.guest.measurements import MeasurementLog
+from teehouse.guest.service import GuestService
+from teehouse.guest.sockets import PATH_LIMIT, TcpAddress, UnixAddress, listen
+from teehouse.guest.tls import LeafSigner
+from teehouse.keys.appkeys import AppKeys
+from teehouse.node.driver import CvmDriver
+from teehouse.wire.app_compose import AppCompose
+from teehouse.wire.methods import ListenerKind
+
+DSTACK, TAPPD, EXTERNAL = "dstack.sock", "tappd.sock", "external.sock"
+EMULATED_HEADER = ("X-Teehouse-Emulated", "true")
+LOOPBACK = "127.0.0.1"
+_DOORS: tuple[tuple[str, ListenerKind], ...] = (
+    (DSTACK, "internal"),
+    (TAPPD, "internal"),
+    (EXTERNAL, "external"),
+)
+_NAME_ROOM = 32 + 2 + len(EXTERNAL)  # bytes of a path below the directory of all sockets
+
+
+@dataclass(frozen=True, slots=True)
+class AgentPlace:
+    """Where an agent listens: the CVM's socket directory, and host and port of its pages (port 0: any free one)."""
+
+    directory: Path
+    host: str = LOOPBACK
+    port: int = 0
+
+
+def check_socket_root(root: Path) -> None:
+    """Raises `MisuseError` for a directory too long for the sockets below it."""
+    length = len(str(root).encode()) + _NAME_ROOM
+    if length > PATH_LIMIT:
+        raise misuse(
+            "node.socket-directory",
+            f"{root} is too long for sockets",
+            expected=f"at most {PATH_LIMIT - _NAME_ROOM} bytes",
+            found=str(length - _NAME_ROOM),
+            remedy="choose a shorter directory for the node, or one for its sockets alone",
+        )
+
+
+async def start_agent(
+    place: AgentPlace,
+    driver: CvmDriver,
+    *,
+    log: MeasurementLog,
+    source: EvidenceSource,
+    keys: AppKeys,
+    signer: LeafSigner,
+    compose: AppCompose,
+    clock: Clock,
+    build: str,
+) -> tuple[GuestAgent, str, int]:
+    """The agent, listening; the URL of its pages, and their port.
+
+    Raises `MisuseError` for an address that cannot be had, OSError; nothing then listens, and the log stays open.
+    """
+    facts = GuestFacts(compose=compose, build=build, cloud_vendor=driver.vendor, cloud_product=driver.product)
+    headers = (EMULATED_HEADER,) if driver.emulated else ()
+    doors: list[Door] = []
+    try:
+        for name, kind in _DOORS:
+            address = UnixAddress(place.directory / name)
+            doors.append(Door(kind, listen(address), ListenerConfig(address), headers=headers))
+        doors.append(_pages(place, headers))
+        agent = GuestAgent(log, GuestService(source, keys, signer, facts, clock), doors)
+    except BaseException:
+        for door in doors:
+            door.listening.close()
+        raise
+    await agent.start()
+    port = doors[-1].listening.sockets[0].getsockname()[1]
+    return agent, f"http://{TcpAddress(place.host, port)}", port
+
+
+def _pages(place: AgentPlace, headers: tuple[tuple[str, str], ...]) -> Door:
+    """The door of the pages, at its former port where it is free (rule 2)."""
+    address = TcpAddress(place.host, place.port)
+    try:
+        listening = listen(address)
+    except MisuseError:
+        if place.port == 0:
+            raise
+        address = TcpAddress(place.host, 0)
+        listening = listen(address)
+    return Door("external", listening, ListenerConfig(address), headers=headers)
