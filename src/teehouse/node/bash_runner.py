@@ -9,7 +9,6 @@ Rules:
 4. The machine's restart, or a kill of supervisor and script alike, leaves "exited" with code 255, as with Docker.
 """
 
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -92,7 +91,7 @@ class BashWorkload:
         """See `Workload.remove`."""
         await self._job.remove()
         await self.place.pre_launch.remove()
-        shutil.rmtree(self.place.root, ignore_errors=True)
+        self.place.remove()
 
     async def state(self) -> list[ContainerState]:
         """See `Workload.state`."""

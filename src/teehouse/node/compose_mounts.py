@@ -143,7 +143,7 @@ def _long(value: dict[str, Any], roots: Roots, faults: Faults, at: str) -> tuple
     )
     if propagation in _SHARED:
         faults.add(
-            "mount", f"{at}.bind", expected="no mount that leads back to the host", found=propagation or ""
+            "mount", f"{at}.bind", expected="no mount that leads back to the host", found="shared propagation"
         )
     source = faults.text(f"{at}.source", value.get("source"))
     bind = None if source is None else resolve(source, roots, faults, f"{at}.source")

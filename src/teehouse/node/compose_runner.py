@@ -14,7 +14,6 @@ Rules:
 import asyncio
 import json
 import os
-import shutil
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -150,7 +149,7 @@ class ComposeWorkload:
         await self.place.pre_launch.remove()
         async with self._engine() as engine:
             await self._clean(engine, [])
-        shutil.rmtree(self.place.root, ignore_errors=True)
+        self.place.remove()
 
     async def state(self) -> list[ContainerState]:
         """See `Workload.state`. A name the app did not choose is `dstack-SERVICE-NUMBER`."""

@@ -81,31 +81,37 @@ def _check_depth(text: str) -> None:
 
 def _check_nodes(root: yaml.Node) -> None:
     """Rules 1 and 3. Counts what following the aliases would make, without doing it."""
-    sizes: dict[int, int] = {}
+    known: dict[int, tuple[int, int] | None] = {}
 
-    def measure(node: yaml.Node, level: int) -> int:
-        known = sizes.get(id(node))
-        if known == 0:
+    def measure(node: yaml.Node, level: int) -> tuple[int, int]:
+        """Values and levels below; None stands in `known` for a node that is being measured."""
+        if id(node) not in known:
+            known[id(node)] = None
+            known[id(node)] = _total([measure(child, level + 1) for child in _children(node)])
+        measured = known[id(node)]
+        if measured is None:
             raise _fault(
                 "aliases", expected="no alias within its own anchor", found=f"one in line {_line(node)}"
             )
-        if known is not None:
-            return known
-        if level > DEPTH_LIMIT:
+        if level + measured[1] > DEPTH_LIMIT:
             raise _fault("nesting", expected=f"at most {DEPTH_LIMIT} levels", found="more")
-        sizes[id(node)] = 0
-        size = 1
-        if isinstance(node, yaml.SequenceNode):
-            size += sum(measure(item, level + 1) for item in node.value)
-        elif isinstance(node, yaml.MappingNode):
-            _name_keys(node)
-            size += sum(1 + measure(value, level + 1) for _, value in node.value)
-        if size > VALUE_LIMIT:
-            raise _fault("aliases", expected=f"at most {VALUE_LIMIT} values in all", found="more")
-        sizes[id(node)] = size
-        return size
+        return measured
 
     measure(root, 0)
+
+
+def _children(node: yaml.Node) -> list[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        _name_keys(node)
+        return [value for _, value in node.value]
+    return list(node.value) if isinstance(node, yaml.SequenceNode) else []
+
+
+def _total(children: list[tuple[int, int]]) -> tuple[int, int]:
+    size = 1 + sum(size for size, _ in children)
+    if size > VALUE_LIMIT:
+        raise _fault("aliases", expected=f"at most {VALUE_LIMIT} values in all", found="more")
+    return size, 1 + max((height for _, height in children), default=0)
 
 
 def _name_keys(node: yaml.MappingNode) -> None:

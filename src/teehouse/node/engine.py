@@ -56,8 +56,12 @@ class Engine:
 
     def __init__(self, socket: Path) -> None:
         self.socket = socket
-        transport = httpx.AsyncHTTPTransport(uds=str(socket))
-        self._client = httpx.AsyncClient(transport=transport, base_url="http://docker", timeout=TIMEOUT)
+        # Without TLS there is nothing to verify, and no certificate authorities to load.
+        transport = httpx.AsyncHTTPTransport(uds=str(socket), verify=False)
+        # Neither proxies nor .netrc of the environment have a say on a unix socket.
+        self._client = httpx.AsyncClient(
+            transport=transport, base_url="http://docker", timeout=TIMEOUT, trust_env=False
+        )
 
     async def __aenter__(self) -> Self:
         return self

@@ -97,6 +97,9 @@ class Job:
 
     def running(self) -> bool:
         """Whether any process of the job lives, its supervisor dead or alive."""
+        record = self.record()
+        if record is not None and record.finished is not None:
+            return False  # a supervisor that has written this has nothing left but to let go of the lock
         return self.supervised() or bool(self._orphans())
 
     async def start(self, spec: JobSpec) -> None:
@@ -107,6 +110,8 @@ class Job:
         """
         _check_environment(spec.environment)
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not self.running():
+            await self._stop_supervised(GRACE)
         lock = self._lock()
         if lock is None or self._orphans():
             if lock is not None:

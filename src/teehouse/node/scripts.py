@@ -13,6 +13,7 @@ Rules:
 """
 
 import asyncio
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ from pathlib import Path
 from teehouse.base.files import write_atomic
 from teehouse.base.findings import unavailable
 from teehouse.node.jobs import Job, JobSpec, failure
-from teehouse.node.workload import WorkloadSpec
+from teehouse.node.workload import WorkloadSpec, refusal
 
 SHELL = Path("/bin/bash")
 HOST_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -41,6 +42,18 @@ class Place:
         """Make the directories."""
         for directory in (self.root, self.home, self.logs):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def remove(self) -> None:
+        """Remove all of it. Raises `WorkloadError` when something stays, as files of a container's root may."""
+        shutil.rmtree(self.root, ignore_errors=True)
+        if self.root.exists():
+            raise refusal(
+                "workload.remove",
+                f"the app's directory {self.root}",
+                expected="to be gone",
+                found="files that this user may not remove",
+                remedy="remove it as root",
+            )
 
     def log(self, name: str) -> Path:
         """The json-file log of a container or script; `name` is any text."""
@@ -88,10 +101,11 @@ async def run_pre_launch(
 
     Raises `WorkloadError` (`workload.pre-launch`) when it fails, `CollateralError` when there is no shell.
     """
+    path, exported = place.root / "pre-launch.sh", place.root / "exported"
+    exported.unlink(missing_ok=True)  # of a start that a crash cut off
     script = spec.app_compose.pre_launch_script
     if not script:
         return dict(environment)
-    path, exported = place.root / "pre-launch.sh", place.root / "exported"
     write_atomic(path, script.encode())
     write_atomic(exported, b"")  # with its mode, before there is something to read
     job = JobSpec(

@@ -413,6 +413,25 @@ async def test_the_machine_cannot_end_what_it_should(
     await workload.stop(0)
 
 
+async def test_what_cannot_be_removed_is_said(
+    workload: BashWorkload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await workload.start(spec_of(tmp_path, bash_script="exit 0"))
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", lambda *_, **__: None)
+        with pytest.raises(WorkloadError, match="found files that this user may not remove"):
+            await workload.remove()
+
+
+async def test_what_a_crash_left_of_the_environment_is_removed(
+    workload: BashWorkload, tmp_path: Path
+) -> None:
+    workload.place.make()
+    (workload.place.root / "exported").write_text("KEY=s3cret")
+    await workload.start(spec_of(tmp_path, bash_script="exit 0"))
+    assert not (workload.place.root / "exported").exists()
+
+
 def test_names_become_file_names(tmp_path: Path) -> None:
     place = scripts.Place(tmp_path)
     names = ["shop", "a b/c", "..", "ü", "x" * 200]
