@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import tarfile
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from teehouse.base.files import locked
 
 IMAGE = "teehouse-test/busybox:1"
 _APPLETS = ("sh", "ls", "nc", "cat", "sleep", "echo", "env", "httpd", "wget", "hostname", "touch", "nslookup")
@@ -55,6 +58,12 @@ def docker_engine(directory: Path) -> Iterator[DockerEngine]:
         return
     if os.geteuid() != 0:
         _missing("a Docker Engine is started by root alone")
+    # Two engines on one machine fight for its bridge and its packet filter.
+    with locked(Path(tempfile.gettempdir()) / "teehouse-test-engine.lock"):
+        yield from _serve(directory, daemon, docker)
+
+
+def _serve(directory: Path, daemon: str, docker: str) -> Iterator[DockerEngine]:
     socket = directory / "docker.sock"
     places = {"--data-root": "data", "--exec-root": "exec", "--pidfile": "pid"}
     options = [word for option, name in places.items() for word in (option, str(directory / name))]
