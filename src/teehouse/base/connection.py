@@ -14,11 +14,13 @@ Rules:
 8. Over TLS the scope says so in its extension `tls`: `client_cert_der` is the certificate whose key the client
    has proven (bytes, None without one), `tls_version` and `cipher` are names. A client that closes its side
    of TLS closes both: rule 4 is for plain connections.
+9. An application that answers without end learns from `peer_of` that the client has closed its side (rule 4), and
+   can cut a client that takes nothing.
 """
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -39,6 +41,7 @@ KEEP_ALIVE = 10.0  # seconds (guest-agent.md 2.7)
 REQUEST_TIMEOUT = 30.0  # seconds
 HEAD_LIMIT = 64 * 1024  # bytes
 LINGER = 1.0  # seconds that a refused client has to take the refusal
+_PEER = "teehouse.peer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,26 @@ def tls_of(transport: asyncio.BaseTransport) -> dict[object, object] | None:
         "tls_version": session.version(),
         "cipher": (session.cipher() or ("",))[0],
     }
+
+
+class Peer:
+    """A client, as an application sees it while it answers (rule 9)."""
+
+    __slots__ = ("_transport", "half_closed")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self.half_closed = asyncio.Event()
+
+    def cut(self) -> None:
+        """End the connection without sending what the client has not taken."""
+        self._transport.abort()
+
+
+def peer_of(scope: Mapping[str, Any]) -> Peer | None:
+    """Who has asked, None where another server than `Listener` serves."""
+    peer: Peer | None = (scope.get("extensions") or {}).get(_PEER)
+    return peer
 
 
 class _HeadTooLargeError(Exception):
@@ -92,6 +115,8 @@ class Connection(HttpToolsProtocol):
         self._head_size = 0  # bytes of its parts that the parser has handed over
         self._deadline: asyncio.TimerHandle | None = None
         self._tls: dict[object, object] | None = None
+        self._extensions: dict[str, Any] = {}
+        self._peer: Peer | None = None
 
     # What the transport says
 
@@ -101,7 +126,11 @@ class Connection(HttpToolsProtocol):
             transport.abort()
             return
         self._admitted = True
+        self._peer = Peer(transport)
         self._tls = tls_of(transport)
+        self._extensions = {_PEER: self._peer}
+        if self._tls is not None:
+            self._extensions["tls"] = self._tls
         super().connection_made(transport)
         self._arm()
 
@@ -138,6 +167,8 @@ class Connection(HttpToolsProtocol):
     def eof_received(self) -> bool | None:  # type: ignore[override]  # uvicorn's never keeps the transport
         """Rule 4. True keeps our side open."""
         self._disarm()
+        if self._peer is not None:
+            self._peer.half_closed.set()
         if self._begun and not self._deaf:
             self._refuse(400)
         self._deaf = True
@@ -151,8 +182,7 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        if self._tls is not None:
-            self.scope["extensions"] = {"tls": self._tls}
+        self.scope["extensions"] = self._extensions
         self._begun = self._in_head = True
         self._head_raw = self._head_size = 0
 

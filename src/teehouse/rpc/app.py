@@ -11,7 +11,7 @@ R4. A body that was to be protobuf, is none, and begins with `{` is taken for JS
 R5. A body is read up to its method's limit and not kept beyond it; one byte more is 400.
 R6. What the caller got wrong is 400, everything else 500, unless the service says otherwise; the body is
     always an object with the text in `error`. What was not foreseen is 500 `internal error`, and the log has its place, never its values.
-R7. Every answer has a Content-Length.
+R7. Every answer of an RPC, and every refusal, has a Content-Length. A page may send its answer piece by piece.
 R8. `observe` is told once of each request, when its answer is complete or the exchange has broken off: which
     method (`Service.Name`), page (its route's pattern) or `unknown`, and the status, 0 when none was sent.
     Both are of finite number, whatever clients ask for.
