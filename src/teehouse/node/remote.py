@@ -189,12 +189,19 @@ class RemoteNode:
             try:
                 async with aclosing(self._stream(last)) as stream:
                     async for event in stream:
-                        failures, lively = 0, loop.time()
                         # The node gives newer events alone; a proxy or a fault must not make one count twice.
-                        if event is not None and (event.kind is EventKind.GAP or event.sequence > last):
+                        known = (
+                            event is not None and event.kind is not EventKind.GAP and event.sequence <= last
+                        )
+                        if known:
+                            continue
+                        failures = 0
+                        if event is not None:
                             last = event.sequence
                             yield event
-                            lively = loop.time()  # what the reader took does not count against the node
+                        lively = (
+                            loop.time()
+                        )  # after the reader: what it takes does not count against the node
                 broken = "the stream has ended"
             except (_Broken, CollateralError) as error:
                 broken = str(error)
@@ -228,23 +235,28 @@ class RemoteNode:
         if check_correlation_id(correlation_id):
             headers["x-correlation-id"] = correlation_id
         content = jsonmap.encode_protobuf(request)
-        body = b""
         try:
             async with asyncio.timeout(self._patience.timeout):
-                for failures in range(1, ATTEMPTS + 1):
-                    try:
-                        body = await self._exchange(method, content, headers)
-                        break
-                    except _Broken as broken:
-                        if failures == ATTEMPTS or (broken.arrived and not repeatable):
-                            raise self._unreachable(method, str(broken)) from broken
-                    await asyncio.sleep(self._patience.pause(failures))
+                body = await self._repeated(method, content, headers, repeatable=repeatable)
         except TimeoutError:
             raise self._unreachable(method, f"nothing within {self._patience.timeout:g} seconds") from None
         try:
             return read(jsonmap.decode_protobuf(response_type, body))
         except MisuseError as error:
             raise self._no_answer(method, error.finding.sentence()) from error
+
+    async def _repeated(
+        self, method: str, content: bytes, headers: dict[str, str], *, repeatable: bool
+    ) -> bytes:
+        failures = 0
+        while True:
+            try:
+                return await self._exchange(method, content, headers)
+            except _Broken as broken:
+                failures += 1
+                if failures == ATTEMPTS or (broken.arrived and not repeatable):
+                    raise self._unreachable(method, str(broken)) from broken
+            await asyncio.sleep(self._patience.pause(failures))
 
     async def _exchange(self, method: str, content: bytes, headers: dict[str, str]) -> bytes:
         """The body of a good answer. Raises `_Broken`, and what the node refused."""
@@ -256,7 +268,7 @@ class RemoteNode:
             async with aclosing(await self._client.send(request, stream=True)) as response:
                 self._judge_server(response)
                 body = await bounded_body(response, ANSWER_LIMIT)
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, OSError) as error:  # an alert of TLS comes as it is
             raise self._failure(error) from error
         if body is None:
             raise self._no_answer(method, f"more than {ANSWER_LIMIT} bytes, or compressed ones")
@@ -281,7 +293,7 @@ class RemoteNode:
                 async with aclosing(_lines(response)) as lines:
                     async for line in lines:
                         yield self._event(line) if line else None
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, OSError) as error:  # an alert of TLS comes as it is
             raise self._failure(error) from error
 
     async def _refused_stream(self, response: httpx.Response) -> None:
@@ -313,7 +325,7 @@ class RemoteNode:
         if not finding.ok:
             raise EvidenceError(finding)
 
-    def _failure(self, error: httpx.HTTPError) -> EvidenceError | _Broken:
+    def _failure(self, error: httpx.HTTPError | OSError) -> EvidenceError | _Broken:
         cause: BaseException | None = error
         while cause is not None:
             if isinstance(cause, ssl.SSLCertVerificationError):

@@ -76,10 +76,10 @@ class EventStreams:
         ending = asyncio.ensure_future(self._ending.wait())
         following: asyncio.Future[bytes | None] = asyncio.ensure_future(_line(events))
         try:
-            while not gone.done() and not ending.done():
+            while True:
                 awaited: list[asyncio.Future[Any]] = [following, gone, ending]
                 await asyncio.wait(awaited, timeout=self._heartbeat, return_when=asyncio.FIRST_COMPLETED)
-                if not admitted():
+                if gone.done() or ending.done() or not admitted():
                     break
                 line: bytes | None = b"\n"
                 if following.done():

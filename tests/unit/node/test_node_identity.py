@@ -337,8 +337,11 @@ def test_the_authority_is_made_once_and_comes_back(tmp_path: Path) -> None:
     assert authority_json(parse_authority(path.read_bytes())) == path.read_bytes()
 
 
+STORED = NodeBundle(HOUSE.node, "tea-1", ADDRESS).to_json()
+
+
 def _altered(**members: Any) -> bytes:
-    stored = json.loads(NodeBundle(HOUSE.node, "tea-1", ADDRESS).to_json())
+    stored = json.loads(STORED)
     for name, value in members.items():
         if value is None:
             del stored[name]
