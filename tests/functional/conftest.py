@@ -35,7 +35,7 @@ class Running:
 
     @property
     def url(self) -> str:
-        return str(self.ready["agent_url"])
+        return str(self.ready["endpoint"])
 
 
 def wait_for(path: Path, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -44,6 +44,7 @@ STOP = "stop"
 LOCK = "lock"
 _PR_SET_CHILD_SUBREAPER = 36
 _READ = 64 * 1024
+_DESCRIPTORS = 1 << 20  # more than a process has
 
 
 def start_time(pid: int) -> int | None:
@@ -364,6 +365,10 @@ def run(directory: str, lock: int, answer: int) -> None:
 def main() -> None:
     """Leave the caller's session and family, so that its end is not ours."""
     directory, lock = sys.argv[1], int(sys.argv[2])
+    # What the caller's event loop let slip into this process is nobody's here; its own ends of our pipes are
+    # among it, and would keep them open.
+    os.closerange(3, lock)
+    os.closerange(lock + 1, _DESCRIPTORS)
     if os.fork():
         os._exit(0)
     os.setsid()

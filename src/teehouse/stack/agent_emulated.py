@@ -1,9 +1,13 @@
-"""`teehouse agent --emulated`: one emulated CVM's agent on the sockets of a folder, and on one TCP address."""
+"""`teehouse agent --emulated`: one emulated CVM's agent on the sockets of a folder, and on one TCP address.
+
+The agent runs no app: the app is whatever connects to its sockets. Where a Docker Engine's socket is given, its
+containers, all of them, are taken for the CVM's.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from starlette.routing import BaseRoute
@@ -11,6 +15,9 @@ from starlette.routing import BaseRoute
 from teehouse.base.clock import SystemClock
 from teehouse.guest.agent import Door, GuestAgent
 from teehouse.guest.config import ListenerConfig
+from teehouse.guest.containers import DockerContainers
+from teehouse.guest.docker_logs import DockerLogSource
+from teehouse.guest.pages import pages
 from teehouse.guest.sockets import TcpAddress, UnixAddress, listen
 from teehouse.stack.addresses import http_url, loopback_address
 from teehouse.stack.compose import load_compose
@@ -27,6 +34,7 @@ SOCKETS: tuple[tuple[str, ListenerKind], ...] = (
     ("tappd.sock", "internal"),
     ("external.sock", "external"),
 )
+PAGED = ("external", "all")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +47,9 @@ class ServedCvm:
 
 @asynccontextmanager
 async def serve_emulated(
-    installation: Installation, compose_file: bytes, tcp: TcpAddress | None
+    installation: Installation, compose_file: bytes, tcp: TcpAddress | None, engine: Path | None = None
 ) -> AsyncIterator[ServedCvm]:
-    """Boot the CVM and serve it for as long as the context lasts.
+    """Boot the CVM and serve it for as long as the context lasts; `engine` is the socket of a Docker Engine.
 
     Raises `MisuseError` when another agent holds the folder or an address cannot be had, and what the boot
     raises.
@@ -54,6 +62,17 @@ async def serve_emulated(
         if tcp is not None:
             doors.append(_door("all", tcp, pccs_routes(installation.collateral)))
         cvm = await boot_emulated_cvm(installation, compose_file)
+        shown = pages(
+            cvm.service,
+            installation.root,
+            containers=None if engine is None else DockerContainers(engine),
+            logs=None if engine is None else DockerLogSource(engine),
+            collateral_expires=lambda: installation.collateral.current().next_update,
+        )
+        doors = [
+            replace(door, extra_routes=(*door.extra_routes, *shown)) if door.kind in PAGED else door
+            for door in doors
+        ]
     except BaseException:
         for door in doors:
             door.listening.close()
@@ -78,14 +97,21 @@ def _door(kind: ListenerKind, address: UnixAddress | TcpAddress, pages: Sequence
     )
 
 
-def run_emulated_agent(directory: Path, *, tcp: str | None, compose: Path | None, seed: bytes | None) -> None:
+def run_emulated_agent(
+    directory: Path,
+    *,
+    tcp: str | None,
+    compose: Path | None,
+    seed: bytes | None,
+    engine: Path | None = None,
+) -> None:
     """Serve until SIGINT or SIGTERM. Raises `MisuseError`, `PlatformError`."""
     address = None if tcp is None else loopback_address(tcp)
     compose_file = load_compose(compose)
     installation = open_installation(directory, SystemClock(), seed=seed)
 
     async def serve(stop: asyncio.Event) -> None:
-        async with serve_emulated(installation, compose_file, address) as served:
+        async with serve_emulated(installation, compose_file, address, engine) as served:
             print(_banner(installation, served), flush=True)  # noqa: T201 - what a user waits for
             await stop.wait()
 
@@ -106,4 +132,5 @@ def _banner(installation: Installation, served: ServedCvm) -> str:
     if served.url is not None:
         lines += ["or, over TCP, with everything and the PCCS on one address:"]
         lines += [f"  export {name}_SIMULATOR_ENDPOINT={served.url}" for name in ("DSTACK", "TAPPD")]
+        lines += [f"dashboard: {served.url}/"]
     return "\n".join(lines)

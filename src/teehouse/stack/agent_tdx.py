@@ -6,16 +6,23 @@ Not yet run on hardware; docs/operations/real-tdx.md says what it expects there.
 import asyncio
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from starlette.routing import BaseRoute
+
 from teehouse import __version__
+from teehouse.attestation.roots import TrustedRoot
 from teehouse.base.clock import SystemClock
 from teehouse.base.findings import misuse
 from teehouse.guest.agent import Door, GuestAgent, GuestParts, open_service
 from teehouse.guest.boot import is_ready
 from teehouse.guest.config import AgentConfig, ListenerConfig, load_config
+from teehouse.guest.containers import DockerContainers
+from teehouse.guest.docker_logs import DEFAULT_SOCKET, DockerLogSource
+from teehouse.guest.hostinfo import Host, SystemReader
 from teehouse.guest.info import GuestFacts
+from teehouse.guest.pages import pages
 from teehouse.guest.sockets import TcpAddress, inherited_sockets, listen
 from teehouse.guest.systemd import Notifier, answers_version, run_watchdog, watchdog_interval
 from teehouse.keys.appkeys import parse_app_keys
@@ -61,7 +68,14 @@ def run_agent(config_file: Path | None, *, watchdog: bool) -> None:
         try:
             doors.append(_door("internal", config.internal, inherited.get("dstack")))
             doors.append(_door("internal", config.internal_v0, inherited.get("tappd")))
-            doors.append(_door("external", config.external, None))
+            shown = pages(
+                service,
+                TrustedRoot.intel(),
+                containers=DockerContainers(DEFAULT_SOCKET),
+                logs=DockerLogSource(DEFAULT_SOCKET),
+                host=Host(SystemReader(config.core.data_disks)),
+            )
+            doors.append(_door("external", config.external, None, shown))
         except BaseException:
             for door in doors:
                 door.listening.close()
@@ -98,8 +112,13 @@ async def _serve(agent: GuestAgent, config: AgentConfig, stop: asyncio.Event, *,
         await agent.stop()
 
 
-def _door(kind: ListenerKind, config: ListenerConfig, inherited: socket.socket | None) -> Door:
-    return Door(kind, listen(config.address, inherited), config)
+def _door(
+    kind: ListenerKind,
+    config: ListenerConfig,
+    inherited: socket.socket | None,
+    routes: Sequence[BaseRoute] = (),
+) -> Door:
+    return Door(kind, listen(config.address, inherited), config, extra_routes=routes)
 
 
 def _facts(config: AgentConfig, environ: Mapping[str, str]) -> GuestFacts:

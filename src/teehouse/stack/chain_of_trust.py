@@ -26,7 +26,7 @@ from teehouse.base.findings import CollateralError, Finding, Outcome, TeehouseEr
 from teehouse.base.hashes import sha256, sha512
 from teehouse.client.verification import Request, Verification, check
 from teehouse.guest.boot import key_provider_payload
-from teehouse.keys.pem import certificate_pem, spki_der
+from teehouse.keys.pem import spki_der
 from teehouse.keys.signing import chain_digest, kms_digest, recover_public_key, verify
 from teehouse.stack.installation import Installation
 from teehouse.stack.sample.app import ALGORITHM, QUOTE_TAG
@@ -44,6 +44,11 @@ class Deployed:
     compose: bytes
     app_id: bytes
 
+    @property
+    def compose_hash(self) -> bytes:
+        """SHA-256 of the compose file, 32 bytes."""
+        return sha256(self.compose)
+
 
 async def walk(installation: Installation, deployed: Deployed) -> tuple[Finding, ...]:
     """Check T1 to T6; what cannot be checked because of a former fault is left out.
@@ -51,7 +56,7 @@ async def walk(installation: Installation, deployed: Deployed) -> tuple[Finding,
     Raises `CollateralError` when the app does not answer.
     """
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # this root alone, none of the machine's
-    tls.load_verify_locations(cadata=certificate_pem(installation.kms.ca.certificate_der))
+    tls.load_verify_locations(cadata=installation.kms_root_pem)
     findings: list[Finding] = []
     async with httpx.AsyncClient(
         verify=tls, base_url=deployed.url, timeout=TIMEOUT, trust_env=False
@@ -95,7 +100,7 @@ async def _connect(client: httpx.AsyncClient, deployed: Deployed, findings: list
 async def _certificate(
     installation: Installation, deployed: Deployed, certificate: bytes, findings: list[Finding]
 ) -> None:
-    expectations = Expectations(app_id=deployed.app_id, compose_hash=sha256(deployed.compose))
+    expectations = Expectations(app_id=deployed.app_id, compose_hash=deployed.compose_hash)
     seen = await _judge(installation, "certificate", certificate, expectations)
     genuine = (*seen.verdict.findings, *seen.certificate, *seen.policy)
     findings.append(
@@ -185,7 +190,7 @@ def _all(check_number: str, code: str, subject: str, findings: tuple[Finding, ..
     """One finding for many: passed with their number, or the first that did not."""
     bad = next((finding for finding in findings if not finding.ok), None)
     if bad is None:
-        return Finding(code, subject, found=f"{len(findings)} checks passed", check=check_number)
+        return Finding(code, f"{subject} ({len(findings)} checks)", check=check_number)
     return Finding(
         bad.code, f"{subject}: {bad.subject}", bad.outcome, bad.expected, bad.found, bad.remedy, check_number
     )

@@ -16,6 +16,7 @@ from teehouse.base.files import write_atomic
 from teehouse.base.findings import misuse
 from teehouse.keys.appkeys import KmsRoot, kms_root
 from teehouse.keys.derive import hkdf
+from teehouse.keys.pem import certificate_pem
 from teehouse.tee_emulated.collateral import EmulatedCollateral
 from teehouse.tee_emulated.installation import load_or_create_seed
 from teehouse.tee_emulated.pki import EmulatedPki
@@ -41,6 +42,11 @@ class Installation:
     def root_pem(self) -> Path:
         """The emulated root's certificate, for verifiers."""
         return self.directory / "root-ca.pem"
+
+    @property
+    def kms_root_pem(self) -> str:
+        """The certificate of the KMS's root CA, PEM."""
+        return certificate_pem(self.kms.ca.certificate_der)
 
     def current_collateral(self) -> Collateral:
         """Today's collateral, as a verifier takes it."""

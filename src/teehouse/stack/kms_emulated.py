@@ -36,6 +36,8 @@ from teehouse.stack.cvm_emulated import boot_emulated_cvm
 from teehouse.stack.installation import Installation
 
 DOMAIN = "localhost"
+LOOPBACK = "127.0.0.1"
+PORT_FILE = "kms-port"
 AUTH_FILE = "auth-config.json"
 AUDIT_FILE = "kms-audit.log"
 _RPC_DOMAIN = b"teehouse-self-made-kms-rpc-v1"
@@ -87,7 +89,7 @@ async def serve_kms(installation: Installation) -> AsyncIterator[ServedKms]:
     cache = CollateralCache(collateral, installation.clock)
     store = await _store(installation, own)
     audit = AuditLog(installation.state / AUDIT_FILE, installation.clock)
-    listening = socket.create_server(("127.0.0.1", 0))
+    listening = _listening(installation.state / PORT_FILE)
     server = KmsServer(
         KmsParts(
             store=store,
@@ -107,6 +109,16 @@ async def serve_kms(installation: Installation) -> AsyncIterator[ServedKms]:
         await server.stop()
         audit.close()
         await cvm.log.close()
+
+
+def _listening(path: Path) -> socket.socket:
+    """A socket on the port of the last time, so that CVMs which outlived this process find the KMS again."""
+    try:
+        return socket.create_server((LOOPBACK, int(path.read_text("ascii"))))
+    except (OSError, ValueError, OverflowError):
+        listening = socket.create_server((LOOPBACK, 0))
+        write_atomic(path, str(listening.getsockname()[1]).encode())
+        return listening
 
 
 async def _store(installation: Installation, own: ServiceEvidence) -> RootKeyStore:

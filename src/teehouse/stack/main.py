@@ -87,6 +87,13 @@ def agent(
             "--compose", help="With --emulated: app-compose.json, or a docker-compose.yaml to be wrapped."
         ),
     ] = None,
+    engine: Annotated[
+        Path | None,
+        typer.Option(
+            "--engine",
+            help="With --emulated: socket of a Docker Engine; pages show its containers and their logs.",
+        ),
+    ] = None,
     seed: Seed = None,
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="Configuration file, over the others.")
@@ -99,11 +106,16 @@ def agent(
     if emulated:
         from teehouse.stack.agent_emulated import run_emulated_agent
 
-        run_emulated_agent(directory.expanduser(), tcp=tcp, compose=compose, seed=_seed(seed))
+        run_emulated_agent(directory.expanduser(), tcp=tcp, compose=compose, seed=_seed(seed), engine=engine)
     else:
         from teehouse.stack.agent_tdx import run_agent
 
-        for name, given in (("--tcp", tcp), ("--compose", compose), ("--seed", seed)):
+        for name, given in (
+            ("--tcp", tcp),
+            ("--compose", compose),
+            ("--seed", seed),
+            ("--engine", engine),
+        ):
             if given is not None:
                 raise typer.BadParameter(f"{name} goes with --emulated")
         run_agent(config, watchdog=watchdog)

@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from teehouse.attestation.verify import Verdict
+from teehouse.base.findings import Finding
 
 BAND = " EMULATED TDX "
 
@@ -25,7 +27,9 @@ def command() -> str:
     return "teehouse" if program.name == "teehouse" else f"{Path(sys.executable).name} -m teehouse"
 
 
-def show_ready(facts: dict[str, Any], verdict: Verdict, console: Console | None = None) -> None:
+def show_ready(
+    facts: dict[str, Any], verdict: Verdict, steps: Sequence[Finding], console: Console | None = None
+) -> None:
     """Print the ready screen."""
     console = console or Console(highlight=False)
     band = Text.assemble(
@@ -33,42 +37,47 @@ def show_ready(facts: dict[str, Any], verdict: Verdict, console: Console | None 
         "  Nothing here is protected by hardware.\n"
         "Quotes verify under this installation's own root, and under no other.",
     )
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
     rows = {
         "root": f"{facts['root']}\n{facts['root_ca']}",
-        "app": f"{facts['app_id']}  (instance {facts['instance_id']})",
-        "sockets": f"{facts['dstack_socket']}\n{facts['tappd_socket']}",
-        "HTTP": f"{facts['agent_url']}  (agent and PCCS)",
-        "first quote": f"taken through the socket and verified: {verdict.tcb_status}, "
-        f"{len(verdict.findings)} checks passed, root {verdict.root}",
+        "sample app": f"{facts['app_url']}\nits CVM's agent: {facts['agent_url']}\n"
+        f"app {facts['app_id']}\ninstance {facts['instance_id']}",
+        "KMS": f"{facts['kms_url']}",
+        "for you": f"{facts['endpoint']}  (agent and PCCS)\n{facts['dstack_socket']}\n{facts['tappd_socket']}",
     }
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
     for name, value in rows.items():
         table.add_row(name, value)
     console.print(Panel(Group(band, Text(), table), title=f"Teehouse {facts['version']}", title_align="left"))
-    console.print("Point the official SDKs here:", style="bold")
+
+    console.print("The chain of trust, as just checked:", style="bold")
+    first = f"a quote taken through your socket is genuine: {len(verdict.findings)} checks passed"
+    for line in [first, *(finding.sentence() for finding in steps)]:
+        console.print(Text.assemble(("  ✓ ", "green"), line), soft_wrap=True)
+    console.print(f"  EMULATED: all of it rests on {verdict.root}", style="yellow")
+
     # Not wrapped: these lines are there to be copied.
-    commands = [
-        f"  export DSTACK_SIMULATOR_ENDPOINT={facts['dstack_socket']}",
-        f"  export TAPPD_SIMULATOR_ENDPOINT={facts['tappd_socket']}",
-    ]
-    checks = [
-        f"  curl -s --unix-socket {facts['dstack_socket']} 'http://dstack/GetQuote?report_data=00ff' > quote.json",
-        f"  {command()} verify quote quote.json --root emulated:{facts['root_ca']} --pccs {facts['pccs_url']}",
-    ]
-    for line in commands:
-        console.print(line, soft_wrap=True)
-    console.print("Take a quote and check it:", style="bold")
-    for line in checks:
-        console.print(line, soft_wrap=True)
-    console.print("Ctrl-C ends it; keys and registers stay for the next time.")
+    for title, lines in {
+        "Point the official SDKs here:": (
+            f"export DSTACK_SIMULATOR_ENDPOINT={facts['dstack_socket']}",
+            f"export TAPPD_SIMULATOR_ENDPOINT={facts['tappd_socket']}",
+        ),
+        "Ask the sample app, take a quote, check it:": (
+            f"curl -k '{facts['app_url']}/'",
+            f"curl -sk '{facts['app_url']}/quote?nonce=00ff' > quote.json",
+            f"{command()} verify quote quote.json --root emulated:{facts['root_ca']} --pccs {facts['pccs_url']}",
+        ),
+    }.items():
+        console.print(title, style="bold")
+        for line in lines:
+            console.print(f"  {line}", soft_wrap=True)
+    console.print("Ctrl-C ends it; keys and identities stay for the next time.")
 
 
-def show_refused(verdict: Verdict, console: Console | None = None) -> None:
-    """Print why the first quote was refused: a fault of ours, in full."""
+def show_refused(findings: Sequence[Finding], console: Console | None = None) -> None:
+    """Print what did not verify: a fault of ours, in full."""
     console = console or Console(highlight=False, stderr=True)
-    console.print("The first quote did not verify; this should not happen.", style="bold red")
-    for finding in verdict.findings:
-        if not finding.ok:
-            console.print(f"  {finding.check} {finding.code}: {finding.sentence()}", soft_wrap=True)
+    console.print("Not everything verified; this should not happen.", style="bold red")
+    for finding in findings:
+        console.print(Text.assemble(("  ✗ ", "red"), f"{finding.code}: {finding.sentence()}"), soft_wrap=True)

@@ -1,8 +1,10 @@
-"""`teehouse up`: from nothing to a quote that somebody else's verifier accepts, in one process and one folder.
+"""`teehouse up`: from nothing to an app in a CVM whose chain of trust has been walked, in one process and folder.
 
-1. `ready.json` is written when everything serves and the first quote has verified; it is removed on the way
-   out, and a stale one on the way in.
-2. The quote is taken as a program takes it: through the socket, over fresh random report data.
+1. In this order: the agent for programs on this machine, KMS, node, sample app; then the checks of
+   `chain_of_trust`. A check that fails ends the start.
+2. `ready.json` is written when everything serves and every check has passed; it is removed on the way out,
+   and a stale one on the way in.
+3. On the way out the sample app is shut down with its CVM. After a crash the next start finds it again.
 """
 
 import asyncio
@@ -20,8 +22,13 @@ from teehouse.base.files import write_atomic
 from teehouse.client.guest import AsyncGuestClient
 from teehouse.guest.sockets import TcpAddress
 from teehouse.stack.agent_emulated import ServedCvm, serve_emulated
+from teehouse.stack.chain_of_trust import walk
 from teehouse.stack.compose import load_compose
 from teehouse.stack.installation import Installation, open_installation
+from teehouse.stack.kms_emulated import serve_kms
+from teehouse.stack.node_emulated import emulated_node
+from teehouse.stack.sample import WORKLOAD
+from teehouse.stack.sample_cvm import STOP_SECONDS, SampleCvm, start_sample
 from teehouse.stack.screen import show_ready, show_refused
 from teehouse.stack.serving import run_until_stopped
 
@@ -30,24 +37,32 @@ LOOPBACK = "127.0.0.1"
 
 
 def run_up(directory: Path, *, port: int, seed: bytes | None) -> None:
-    """Serve until SIGINT or SIGTERM. Raises `MisuseError`, `PlatformError`; SystemExit 10 for a bad quote."""
+    """Serve until SIGINT or SIGTERM. Raises `TeehouseError`; SystemExit 10 when a check fails."""
     installation = open_installation(directory, SystemClock(), seed=seed)
-    ready = installation.directory.resolve() / READY
 
     async def serve(stop: asyncio.Event) -> None:
-        async with serve_emulated(installation, load_compose(None), TcpAddress(LOOPBACK, port)) as served:
+        ready = installation.directory.resolve() / READY
+        async with (
+            serve_emulated(installation, load_compose(None), TcpAddress(LOOPBACK, port)) as served,
+            serve_kms(installation) as kms,
+            emulated_node(installation, (kms.url,)) as node,
+        ):
             ready.unlink(missing_ok=True)
             verdict = await first_quote(installation)
-            if not verdict.accepted:
-                show_refused(verdict)
-                raise SystemExit(10)
-            facts = ready_facts(installation, served)
-            write_atomic(ready, (json.dumps(facts, indent=2) + "\n").encode())
-            show_ready(facts, verdict)
+            sample = await start_sample(installation, node, kms)
             try:
+                steps = await walk(installation, sample.deployed)
+                refused = [f for f in (*verdict.findings, *steps) if not f.ok]
+                if refused:
+                    show_refused(refused)
+                    raise SystemExit(10)
+                facts = ready_facts(installation, served, sample, kms.url)
+                write_atomic(ready, (json.dumps(facts, indent=2) + "\n").encode())
+                show_ready(facts, verdict, steps)
                 await stop.wait()
             finally:
                 ready.unlink(missing_ok=True)
+                await node.shutdown_all(STOP_SECONDS)
 
     run_until_stopped(serve)
 
@@ -61,20 +76,28 @@ async def first_quote(installation: Installation) -> Verdict:
     return verify(evidence, installation.current_collateral(), installation.root, installation.clock.now())
 
 
-def ready_facts(installation: Installation, served: ServedCvm) -> dict[str, Any]:
+def ready_facts(
+    installation: Installation, served: ServedCvm, sample: SampleCvm, kms_url: str
+) -> dict[str, Any]:
     """What ready.json says; README.md lists the members."""
     folder = installation.directory.resolve()
+    endpoints = sample.state.endpoints
     return {
         "emulated": True,
         "root": installation.root.name,
         "root_ca": str(folder / installation.root_pem.name),
         "pccs_url": served.url,
-        "agent_url": served.url,
+        "endpoint": served.url,
         "dstack_socket": str(folder / "dstack.sock"),
         "tappd_socket": str(folder / "tappd.sock"),
-        "app_id": served.cvm.identity.app_id.hex(),
-        "instance_id": served.cvm.identity.instance_id.hex(),
-        "compose_hash": served.cvm.identity.compose_hash.hex(),
+        "kms_url": kms_url,
+        "app_id": sample.state.app_id.hex(),
+        "instance_id": sample.state.instance_id.hex(),
+        "compose_hash": sample.state.compose_hash.hex(),
+        "app_url": sample.deployed.url,
+        "agent_url": endpoints.pages_url if endpoints else None,
+        "workload": WORKLOAD,
+        "cvm_id": sample.state.cvm_id,
         "pid": os.getpid(),
         "version": __version__,
     }
