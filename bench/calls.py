@@ -25,7 +25,7 @@ class Call:
 
 def calls() -> list[Call]:
     paths = itertools.count()
-    issued = "P-256 key, quote signature, certificate"
+    issued = "HKDF, P-256 key, quote signature, certificate"
     return [
         Call("GetKey, path asked before", _same("/GetKey", {"path": "kept"}), "none", "none"),
         Call(

@@ -2,6 +2,7 @@
 
 import hmac
 import itertools
+import secrets
 from collections.abc import Callable, Mapping
 
 import coincurve
@@ -41,7 +42,9 @@ def bare_crypto(plain: x509.Certificate, ratls: x509.Certificate) -> Mapping[str
         extensions = [(one.value, one.critical) for one in template.extensions]
 
         def work() -> object:
-            key = ec.generate_private_key(ec.SECP256R1())
+            seed = hmac.digest(b"RATLS", secrets.token_bytes(32), "sha256")
+            scalar = hmac.digest(seed, b"\x01", "sha256")
+            key = ec.derive_private_key(int.from_bytes(scalar, "big"), ec.SECP256R1())
             quote()
             builder = x509.CertificateBuilder(
                 template.issuer,

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -154,7 +154,12 @@ def _extensions(
         yield x509.SubjectKeyIdentifier(identifier), not _CRITICAL
         yield x509.BasicConstraints(ca=True, path_length=fields.ca_level), _CRITICAL
     for oid, content in fields.extensions:
-        yield x509.UnrecognizedExtension(x509.ObjectIdentifier(oid), octet_string(content)), not _CRITICAL
+        yield x509.UnrecognizedExtension(_identifier(oid), octet_string(content)), not _CRITICAL
+
+
+@lru_cache(maxsize=16)
+def _identifier(oid: str) -> x509.ObjectIdentifier:
+    return x509.ObjectIdentifier(oid)
 
 
 def octet_string(content: bytes) -> bytes:
@@ -166,6 +171,7 @@ def octet_string(content: bytes) -> bytes:
     return bytes([4, 0x80 | len(length)]) + length + content
 
 
+@cache
 def _key_usage(authority: bool) -> x509.KeyUsage:
     return x509.KeyUsage(
         digital_signature=True,

@@ -83,7 +83,7 @@ class MessageCodec:
             members = [field.render(message) for field in self.fields.values()]
         if self.omits:
             members = [member for member in members if member]
-        return "{" + ",".join(members) + "}"
+        return f"{{{','.join(members)}}}"
 
 
 _codecs: dict[type[Message], MessageCodec] = {}
