@@ -80,7 +80,7 @@ class AppSigner:
     async def certify(
         self, request: SigningRequest, key: ec.EllipticCurvePrivateKey, evidence: Evidence
     ) -> tuple[str, ...]:
-        app_id = identity_payload(evidence.runtime_events, "app-id") or b""
+        app_id = identity_payload(evidence.log.runtime_events, "app-id") or b""
         authority = issue_app_keys(root(), app_id, b"", NOW).app_ca
         leaf = issue(CertificateSpec(subject=request.subject), key.public_key(), authority, NOW)
         return certificate_pem(leaf), certificate_pem(authority.certificate_der)
@@ -192,7 +192,7 @@ class TestNode:
         self.apps = FileApps()
         self.driver = EmulatedDriver(emulated_pki())
         self.host_boot = "boot-1"
-        self.sockets = Path(tempfile.mkdtemp(prefix="th", dir="/tmp"))  # noqa: S108 - a short path, for sockets
+        self.sockets = Path(tempfile.mkdtemp(prefix="th", dir="/tmp"))  # a short path, for sockets
 
     def node(self, *, steps: Sequence[BootStep] = BOOT_STEPS, watch_interval: float = 60.0) -> LocalNode:
         parts = BootParts(self.driver, self.kms, self.clock, KMS_URLS, "test")
@@ -223,7 +223,7 @@ class TestNode:
     def leftovers(self, cvm_id: str) -> list[str]:
         """What a CVM that does not run has left: machine, sockets, app, keys."""
         directory = self.directory / "cvms" / cvm_id
-        found = [path for path in (directory / "machine", self.sockets / cvm_id, directory / "app.running")]
+        found = (directory / "machine", self.sockets / cvm_id, directory / "app.running")
         left = [path.name for path in found if path.exists()]
         return [*left, "keys"] if directory.exists() and self.sealed(cvm_id) else left
 

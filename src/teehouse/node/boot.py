@@ -30,7 +30,7 @@ import shutil
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from teehouse.attestation.identity import mr_config_id_v1
 from teehouse.attestation.mrconfig import ConfiguredIdentity
@@ -284,7 +284,7 @@ async def _measure_app(boot: Boot) -> None:
 
 async def _get_keys(boot: Boot) -> None:
     compose, source = _made(boot.compose), _made(boot.source)
-    storage: StorageFs = compose.storage_fs or "ext4"  # type: ignore[assignment]  # BootKeys refuses other names
+    storage = cast("StorageFs", compose.storage_fs or "ext4")  # the parser lets no other name pass
     if compose.key_provider == "none":
         seed = boot.parts.random_bytes(KEY_SIZE)
         boot.keys = generate_without_kms(seed, boot.parts.clock.now())

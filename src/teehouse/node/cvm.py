@@ -58,7 +58,7 @@ class Cvm:
         self._step = record.step
         self._worker: asyncio.Task[None] | None = None
         self._action: asyncio.Task[None] | None = None
-        self._action_deadline = 0.0
+        self._outdated: Callable[[CvmRecord], bool] = _never
 
     # What others see
 
@@ -152,13 +152,8 @@ class Cvm:
 
     def _interrupt(self) -> None:
         """Rule L1."""
-        record, action = self.record, self._action
-        if action is None:
-            return
-        unwanted = record.phase is CvmPhase.BOOTING and record.wanted is not CvmPhase.RUNNING
-        shortened = record.phase is CvmPhase.STOPPING and record.deadline < self._action_deadline
-        if unwanted or shortened:
-            action.cancel()
+        if self._action is not None and self._outdated(self.record):
+            self._action.cancel()
 
     # From one life of the node to the next
 
@@ -277,7 +272,8 @@ class Cvm:
             await self._fail(BootError("record", error).finding, BOOT_WISHES)
             return
         boot = self._boot = self._new_boot()
-        action = await self._act(run_boot(boot, self._around.steps, self._at_step))
+        work = run_boot(boot, self._around.steps, self._at_step)
+        action = await self._act(work, lambda record: record.wanted is not CvmPhase.RUNNING)
         if action.cancelled():
             return  # not wanted any more: what there is of it is ended next
         problem = action.exception()
@@ -335,8 +331,8 @@ class Cvm:
         if self.record.phase is CvmPhase.RUNNING:
             await self._note(phase=CvmPhase.STOPPING)
         boot = self._boot or self._new_boot()
-        deadline = 0.0 if self.record.phase is CvmPhase.BOOTING else self.record.deadline
-        action = await self._act(undo(boot, deadline), deadline)
+        deadline = self.record.deadline if self.record.phase is CvmPhase.STOPPING else 0.0
+        action = await self._act(undo(boot, deadline), lambda record: record.deadline < deadline)
         if action.cancelled():
             return  # to be ended sooner
         self._boot = None
@@ -360,10 +356,12 @@ class Cvm:
         self._journal.record = replace(self.record, phase=CvmPhase.REMOVED, pending=False)
         self._tell(EventKind.PHASE, CvmPhase.REMOVED.value)
 
-    async def _act(self, work: Coroutine[Any, Any, None], deadline: float = 0.0) -> "asyncio.Task[None]":
-        """Do something that a wish may interrupt; the task, when it has ended."""
+    async def _act(
+        self, work: Coroutine[Any, Any, None], outdated: Callable[[CvmRecord], bool]
+    ) -> "asyncio.Task[None]":
+        """Do something that a wish may interrupt, when it makes it `outdated`; the task, when it has ended."""
         action = self._action = asyncio.create_task(work)
-        self._action_deadline = deadline
+        self._outdated = outdated
         self._interrupt()  # by a wish of the moment before
         try:
             await asyncio.wait([action])
@@ -421,3 +419,7 @@ class Cvm:
 
     def _tell(self, kind: EventKind, detail: str) -> None:
         self._journal.tell(kind, detail)
+
+
+def _never(_record: CvmRecord) -> bool:
+    return False

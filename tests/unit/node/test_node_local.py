@@ -4,9 +4,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
+
 from support.node_suite import SUITE
 from support.node_support import TestNode
-
 from teehouse.base.clock import SystemClock
 from teehouse.node.api import Node
 from teehouse.node.local import LocalNode
