@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -67,8 +68,8 @@ def _timed(work: Work, count: int) -> int:
     return (time.process_time_ns() - begin) // count
 
 
-async def _leaf(service: GuestService, asked: Mapping[str, object]) -> x509.Certificate:
-    answer = await service.get_tls_key(wire.GetTlsKeyArgs(**asked))
+async def _leaf(service: GuestService, asked: Mapping[str, Any]) -> x509.Certificate:
+    answer: Any = await service.get_tls_key(wire.GetTlsKeyArgs(**asked))
     return x509.load_pem_x509_certificate(answer.certificate_chain[0].encode())
 
 

@@ -1,0 +1,35 @@
+"""Measure, write docs/performance.md, print it."""
+
+import tempfile
+from pathlib import Path
+
+from bench.latency import Bench
+from bench.processes import agent_memory, running, start_time, up_time
+from bench.report import Processes, render
+from bench.server import READY
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory(prefix="teehouse-bench-") as temporary:
+        directory = Path(temporary)
+        with running("-m", "bench.server", str(directory / "server"), ready=READY):
+            bench = Bench(directory / "server")
+            measured = bench.run()
+            bench.close()
+        idle, after_requests = agent_memory(directory / "agent")
+        processes = Processes(
+            idle,
+            after_requests,
+            import_client=start_time(["-c", "import teehouse.client"]),
+            help=start_time(["-m", "teehouse", "--help"]),
+            up=up_time(directory),
+        )
+    page = render(measured, processes)
+    PAGE.write_text(page, encoding="utf-8")
+    print(page)
+
+
+if __name__ == "__main__":
+    main()
