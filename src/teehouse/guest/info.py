@@ -73,6 +73,11 @@ class InfoSource:
         self._lock = asyncio.Lock()
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
+    @property
+    def certificate(self) -> str:
+        """The demonstration chain, empty while there is none (I2)."""
+        return self._certificate
+
     def start(self) -> None:
         """Begin to make the first answers. Needs a running event loop."""
         self._in_background("Info", self._refresh)

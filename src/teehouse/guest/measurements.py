@@ -21,6 +21,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from pathlib import Path
+from time import perf_counter
 from typing import Any, TypeVar
 
 from teehouse.attestation.eventlog import RuntimeEvent
@@ -157,10 +158,10 @@ class MeasurementLog:
         self._settled = True
 
     async def _quoted(self, report_data: bytes) -> tuple[bytes, tuple[RuntimeEvent, ...]]:
-        started = asyncio.get_running_loop().time()
+        started = perf_counter()  # the loop's own clock may be as coarse as a quote is quick
         quote = await self.platform.quote(report_data)
         if self.on_quote is not None:
-            self.on_quote(asyncio.get_running_loop().time() - started)
+            self.on_quote(perf_counter() - started)
         if runtime_register_of(quote) != self._register:
             self._settled = False
             raise self._differs(runtime_register_of(quote))

@@ -114,6 +114,11 @@ class GuestService:
             },
         }
 
+    @property
+    def app_certificate(self) -> str:
+        """The chain that `Info` shows as `app_cert`, PEM; empty while there is none."""
+        return self._info.certificate
+
     def start(self) -> None:
         """Begin, in the background, what `Info` will need. Needs a running event loop."""
         self._info.start()
