@@ -63,7 +63,6 @@ R = TypeVar("R")
 ANSWER_LIMIT: Final = jsonmap.BODY_LIMIT  # bytes
 LINE_LIMIT: Final = 128 * 1024  # bytes
 ATTEMPTS: Final = 4
-FIRST_PAUSE: Final = 0.1  # seconds; each further pause is twice as long
 LONGEST_PAUSE: Final = 5.0  # seconds
 
 _REMEDY = "start the node, or check its address and that its bundle and this one are of one installation"
@@ -71,15 +70,15 @@ _REMEDY = "start the node, or check its address and that its bundle and this one
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long to wait, in seconds: for a call, for a stream that gives nothing, and before the first repetition."""
+    """Seconds to wait: for a call, for a byte of a stream, for a stream at all, before the first repetition."""
 
     timeout: float = 30.0
     silence: float = 30.0
     patience: float = 60.0
-    first_pause: float = FIRST_PAUSE
+    first_pause: float = 0.1
 
     def pause(self, failures: int) -> float:
-        """The pause after so many failures, of which there is at least one."""
+        """The pause after so many failures, of which there is at least one; each is twice the one before."""
         return min(self.first_pause * 2.0 ** min(failures - 1, 16), LONGEST_PAUSE)
 
 

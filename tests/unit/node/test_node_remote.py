@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Self, cast
 
 import pytest
@@ -14,8 +15,9 @@ import pytest
 from support.node_memory import MemoryNode
 from support.node_remote_support import HOUSE, SHORT, Served, served
 from support.node_suite import SUITE, cvm_spec
+from support.node_support import TestNode
 from support.node_tls_support import NOW, party
-from teehouse.base.clock import FixedClock
+from teehouse.base.clock import FixedClock, SystemClock
 from teehouse.base.findings import (
     CollateralError,
     EvidenceError,
@@ -47,6 +49,16 @@ async def test_in_memory(case: Case) -> None:
 @pytest.mark.parametrize("case", SUITE, ids=lambda case: case.__name__)
 async def test_over_mutual_tls(case: Case) -> None:
     async with served(MemoryNode(FixedClock(NOW))) as house, house.caller() as node:
+        await case(node)
+
+
+@pytest.mark.parametrize("case", SUITE, ids=lambda case: case.__name__)
+async def test_the_node_of_a_process_over_mutual_tls(tmp_path: Path, case: Case) -> None:
+    async with (
+        TestNode(tmp_path / "node", clock=SystemClock()).node() as local,
+        served(local) as house,
+        house.caller() as node,
+    ):
         await case(node)
 
 
