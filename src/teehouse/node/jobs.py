@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from teehouse.base.files import PRIVATE, write_atomic
-from teehouse.base.findings import Finding, Outcome, unavailable
+from teehouse.base.findings import CollateralError, Finding, Outcome, unavailable
 from teehouse.node import supervise
 from teehouse.node.workload import WorkloadError, refusal
 
@@ -159,14 +159,11 @@ class Job:
             )
             async with asyncio.timeout(_LAUNCH):
                 answer, _ = await process.communicate(json.dumps(job).encode())
-            return str(json.loads(answer).get("error", ""))
-        except (OSError, ValueError) as error:  # TimeoutError is an OSError
-            raise unavailable(
-                "workload.supervisor",
-                f"the supervisor of {spec.name} did not start",
-                found=type(error).__name__,
-                remedy="look for memory, processes and disk space that ran out",
-            ) from error
+        except OSError as error:  # TimeoutError is one
+            raise _no_supervisor(spec.name, error.strerror or type(error).__name__) from error
+        if not answer:
+            raise _no_supervisor(spec.name, "no answer")
+        return str(json.loads(answer).get("error", ""))
 
     async def ended(self) -> JobRecord | None:
         """Wait until the program itself has ended, or its supervisor has, and return the record."""
@@ -238,6 +235,15 @@ class Job:
         """Stop the job at once and forget it."""
         await self.stop(0)
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _no_supervisor(name: str, found: str) -> CollateralError:
+    return unavailable(
+        "workload.supervisor",
+        f"the supervisor of {name} did not start",
+        found=found,
+        remedy="look for memory, processes and disk space that ran out",
+    )
 
 
 def _check_environment(environment: Mapping[str, str]) -> None:

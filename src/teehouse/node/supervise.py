@@ -351,8 +351,10 @@ def run(directory: str, lock: int, answer: int) -> None:
             os.dup2(quiet, number)
         os.umask(0o022)  # what the program writes is the program's business
         job.start()
-    except (OSError, ValueError) as error:
-        problem = {"error": getattr(error, "strerror", None) or "the job was not read whole"}
+    except ValueError:
+        problem = {"error": "the job was not read whole"}
+    except Exception as error:  # noqa: BLE001 - somebody waits for an answer, whatever went wrong
+        problem = {"error": getattr(error, "strerror", None) or type(error).__name__}
     if problem:
         fcntl.flock(lock, fcntl.LOCK_UN)  # before anybody can ask
     os.write(answer, json.dumps(problem).encode())

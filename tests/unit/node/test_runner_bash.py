@@ -376,8 +376,17 @@ async def test_a_supervisor_that_cannot_start_is_said(
 ) -> None:
     monkeypatch.setattr(sys, "executable", str(tmp_path / "nowhere"))
     with pytest.raises(
-        CollateralError, match="the supervisor of shop did not start: found FileNotFoundError"
+        CollateralError, match="the supervisor of shop did not start: found No such file or directory"
     ):
+        await workload.start(spec_of(tmp_path, bash_script="exit 0"))
+    assert not app_job(workload).running()
+
+
+async def test_a_supervisor_that_says_nothing_is_said(
+    workload: BashWorkload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervise, "__file__", str(tmp_path / "nowhere.py"))
+    with pytest.raises(CollateralError, match="the supervisor of shop did not start: found no answer"):
         await workload.start(spec_of(tmp_path, bash_script="exit 0"))
     assert not app_job(workload).running()
 
