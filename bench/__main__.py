@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 
 from bench.latency import Bench
-from bench.processes import agent_memory, running, start_time, up_time
+from bench.processes import agent_memory, keep_bytecode, running, start_time, up_time
 from bench.report import Processes, render
 from bench.server import READY
 
@@ -14,6 +14,7 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
 def main() -> None:
     with tempfile.TemporaryDirectory(prefix="teehouse-bench-") as temporary:
         directory = Path(temporary)
+        keep_bytecode(directory / "bytecode")
         with running("-m", "bench.server", str(directory / "server"), ready=READY):
             bench = Bench(directory / "server")
             measured = bench.run()

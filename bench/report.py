@@ -78,7 +78,7 @@ def render(measured: Sequence[Samples], processes: Processes) -> str:
             "  key from random bytes, the signature of the quote, and building and signing a certificate with the same",
             "  extensions by the X.509 library.",
             f"* Starts are whole processes, the median of {STARTS}, of `teehouse up` the median of {UPS}; the file cache",
-            "  is warm. Memory is the resident set as the kernel counts it, shared libraries included.",
+            "  is warm and modules are compiled. Memory is the resident set as the kernel counts it, shared libraries included.",
             "",
             "## What is kept between calls, and how much of it",
             "",

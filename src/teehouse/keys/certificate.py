@@ -187,7 +187,8 @@ def _key_usage(authority: bool) -> x509.KeyUsage:
 
 
 def _alt_name(name: str) -> x509.GeneralName:
-    if "%" not in name:  # an address with a zone is no address of a certificate
+    # An address has a colon or ends in a digit; one with a zone is no address of a certificate.
+    if (":" in name or name[-1:].isdigit()) and "%" not in name:
         try:
             return x509.IPAddress(ipaddress.ip_address(name))
         except ValueError:
