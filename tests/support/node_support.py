@@ -1,6 +1,9 @@
 """A node of this process for tests: emulated machines, a KMS made to measure, apps that are files."""
 
+import atexit
 import json
+import os
+import shutil
 import tempfile
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
@@ -40,6 +43,7 @@ CAPACITY = Resources(1024, 2048 * 1024**3, 4096 * 1024**3)
 KMS_URLS = ("https://kms.test:9201",)
 MEMORY = 2 * 1024**3
 SEALING_KEY = b"\x5e" * 32
+TEMPORARY = Path("/tmp")  # noqa: S108 - the shortest path there is; directories in it are made by mkdtemp
 
 
 @cache
@@ -177,13 +181,31 @@ class FileApps:
         return FileWorkload(self, cvm_id, directory)
 
 
+def memory_directory() -> Path:
+    """A directory that no disk is behind, where the machine has such: for tests of thousands of writes."""
+    shared = Path("/dev/shm")  # noqa: S108 - memory
+    return short_directory(shared if os.access(shared, os.W_OK) else TEMPORARY)
+
+
+def short_directory(parent: Path = TEMPORARY) -> Path:
+    """A directory whose path leaves room for those of sockets; it goes with the process."""
+    directory = Path(tempfile.mkdtemp(prefix="th", dir=parent))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    return directory
+
+
 class TestNode:
     """The parts of a node, and nodes made of them: each one is another life on the same directory."""
 
     __test__ = False
 
     def __init__(
-        self, directory: Path, *, clock: Clock | None = None, capacity: Resources = CAPACITY
+        self,
+        directory: Path,
+        *,
+        clock: Clock | None = None,
+        capacity: Resources = CAPACITY,
+        sockets: Path | None = None,
     ) -> None:
         self.directory = directory
         self.capacity = capacity
@@ -192,17 +214,19 @@ class TestNode:
         self.apps = FileApps()
         self.driver = EmulatedDriver(emulated_pki())
         self.host_boot = "boot-1"
-        self.sockets = Path(tempfile.mkdtemp(prefix="th", dir="/tmp"))  # a short path, for sockets
+        self.sealing_key = SEALING_KEY
+        self.pages_host = "127.0.0.1"
+        self.sockets = sockets or short_directory()
 
     def node(self, *, steps: Sequence[BootStep] = BOOT_STEPS, watch_interval: float = 60.0) -> LocalNode:
         parts = BootParts(self.driver, self.kms, self.clock, KMS_URLS, "test")
-        settings = NodeSettings("node-1", self.capacity, sockets=self.sockets)
+        settings = NodeSettings("node-1", self.capacity, self.sockets, self.pages_host)
         return LocalNode(
             self.directory,
             settings,
             parts,
             self.apps,
-            sealing_key=SEALING_KEY,
+            sealing_key=self.sealing_key,
             steps=steps,
             host_boot=lambda: self.host_boot,
             watch_interval=watch_interval,

@@ -338,7 +338,7 @@ class Cvm:
         self._boot = None
         error = action.exception()
         if error is None:
-            await self._note(phase=CvmPhase.STOPPED, error=None, sealed_keys=b"")
+            await self._journal.change(_ended, strict=False)
         else:
             finding = failure("node.stop", "the CVM could not be ended", error)
             await self._fail(finding, BOOT_WISHES | {CvmPhase.STOPPED})
@@ -419,6 +419,11 @@ class Cvm:
 
     def _tell(self, kind: EventKind, detail: str) -> None:
         self._journal.tell(kind, detail)
+
+
+def _ended(record: CvmRecord) -> CvmRecord:
+    pending = record.pending and record.wanted is not CvmPhase.STOPPED
+    return replace(record, phase=CvmPhase.STOPPED, error=None, sealed_keys=b"", pending=pending)
 
 
 def _never(_record: CvmRecord) -> bool:

@@ -252,6 +252,7 @@ async def test_a_fault_at_any_step_leaves_nothing_and_the_next_boot_succeeds(
             )
             assert made.leftovers(spec.cvm_id) == []
             assert made.secrets_on_disk(app_keys(state.app_id, state.instance_id)) == []
+        assert state.error is not None
         errors = [event.detail for event in await seen(node) if event.kind is EventKind.ERROR]
         assert errors == [state.error.sentence()] * 2
     async with made.node() as node:
