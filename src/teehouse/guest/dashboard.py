@@ -86,13 +86,14 @@ class Dashboard:
         if part == "tcb":
             return tagged(request, self._tcb.render(node=node).encode())
         host = None if self._host is None else host_rows(await self._host.figures())
-        containers, trouble = await self._listed()
+        containers, tally, trouble = await self._listed()
         template = self._live if part else self._page
         page = template.render(
             node=node,
             host=host,
             containers=containers,
             trouble=trouble,
+            tally=tally,
             running=sum(container.running for container in containers),
         )
         return tagged(request, page.encode())
@@ -103,15 +104,15 @@ class Dashboard:
             self._view = answer, node_view(answer.message)  # type: ignore[arg-type]  # Info's answer is an AppInfo
         return self._view[1]
 
-    async def _listed(self) -> tuple[Sequence[Container], str]:
-        """The containers, and why there are none to show."""
+    async def _listed(self) -> tuple[Sequence[Container], str, str]:
+        """The containers; where there are none to show, a word for that and a sentence."""
         if self._containers is None:
-            return (), "No workload is attached to this agent."
+            return (), "none", "No workload is attached to this agent."
         try:
             listed = await self._containers.containers()
         except CollateralError:
-            return (), "The container engine does not answer."
-        return listed, "" if listed else "No containers."
+            return (), "unknown", "The container engine does not answer."
+        return (listed, "", "") if listed else ((), "none", "No containers.")
 
 
 def grouped(value: str) -> Markup:
