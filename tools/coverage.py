@@ -6,7 +6,7 @@ Runs the unit tests once under coverage and reports each package of FLOORS on it
 import subprocess
 import sys
 
-FLOORS = {"attestation": 95, "keys": 95, "ratls": 95, "tee_emulated": 95}
+FLOORS = {"attestation": 95, "keys": 95, "ratls": 95, "tee_emulated": 95, "kms": 95, "guest": 93, "node": 90}
 
 
 def run(*arguments: str) -> int:
@@ -21,7 +21,11 @@ def main() -> int:
     for package, floor in FLOORS.items():
         print(f"teehouse.{package}: at least {floor} % by branch")
         failed |= run(
-            "coverage", "report", "--skip-covered", f"--include=src/teehouse/{package}/*", f"--fail-under={floor}"
+            "coverage",
+            "report",
+            "--skip-covered",
+            f"--include=src/teehouse/{package}/*",
+            f"--fail-under={floor}",
         )
     return failed
 

@@ -14,6 +14,7 @@ from teehouse import __version__
 from teehouse.base.findings import OUTCOME_TABLE, TeehouseError
 from teehouse.cli.verify import verify_app
 from teehouse.stack.kms_commands import auth_app, kms_app
+from teehouse.stack.node_command import node_app
 
 app = typer.Typer(
     name="teehouse",
@@ -25,6 +26,7 @@ app = typer.Typer(
 app.add_typer(verify_app, name="verify")
 app.add_typer(kms_app, name="kms")
 app.add_typer(auth_app, name="auth")
+app.add_typer(node_app, name="node")
 
 DEFAULT_DIRECTORY = Path("~/.teehouse")
 DEFAULT_TCP = "127.0.0.1:8090"

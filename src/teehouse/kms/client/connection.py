@@ -177,7 +177,7 @@ class KmsConnection:
                 body = await bounded_body(response, ANSWER_LIMIT)
         except TimeoutError:
             raise self._unreachable(method, f"nothing within {self._timeout:g} seconds") from None
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, OSError) as error:  # a TLS alert after the handshake passes httpx unwrapped
             raise self._broken(method, error) from error
         if body is None:
             raise self._unreachable(method, f"more than {ANSWER_LIMIT} bytes, or compressed ones")
@@ -211,7 +211,7 @@ class KmsConnection:
             found=f"status {status}: {text}",
         )
 
-    def _broken(self, method: str, error: httpx.HTTPError) -> KmsRefusedError | KmsUnreachableError:
+    def _broken(self, method: str, error: httpx.HTTPError | OSError) -> KmsRefusedError | KmsUnreachableError:
         cause: BaseException | None = error
         while cause is not None:
             if isinstance(cause, ssl.SSLCertVerificationError):
