@@ -18,17 +18,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import teehouse.node.store as store_module
-from support.node_support import (
-    BOOT_STEPS,
-    Boot,
-    TestNode,
-    cvm_spec,
-    emulated_pki,
-    replaced,
-    root,
-    step_names,
-)
+from support.node_support import TestNode, cvm_spec, emulated_pki, replaced, root, step_names
 from teehouse.node.api import settled
+from teehouse.node.boot import BOOT_STEPS, Boot
 
 SECONDS = 30.0
 CVM_ID = "c" * 32

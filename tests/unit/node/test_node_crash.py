@@ -71,7 +71,7 @@ def expected_phase(name: str) -> str:
 
 def record(made: TestNode) -> Members | None:
     path = made.directory / "cvms" / CVM_ID / "state.json"
-    return json.loads(path.read_bytes()) if path.exists() else None
+    return dict(json.loads(path.read_bytes())) if path.exists() else None
 
 
 def check_disk(made: TestNode, left: Members | None, name: str) -> None:
@@ -120,4 +120,4 @@ async def key_of(state: CvmState) -> str:
 
 
 def expected_key(state: CvmState) -> str:
-    return application_key(app_keys(state.app_id, state.instance_id).k256_key, "a").hex()
+    return str(application_key(app_keys(state.app_id, state.instance_id).k256_key, "a").hex())

@@ -285,6 +285,43 @@ async def test_the_last_wish_counts(made: TestNode, node: LocalNode, wish: str) 
     assert made.apps.deadlines == ([20.0] if wish == "stop" else [20.0, 0.0])
 
 
+async def test_a_wish_is_kept_although_its_caller_went_away(made: TestNode, node: LocalNode) -> None:
+    """Journal 2: what is on disk is what is known, and is worked on."""
+    spec = cvm_spec()
+    await node.create(spec)
+    for _ in range(3):  # at different awaits of the call
+        asking = asyncio.create_task(node.start(spec.cvm_id))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+    state = await settled(node, spec.cvm_id, timeout_seconds=SECONDS)
+    assert (state.phase, state.wanted, started(made)) == (CvmPhase.RUNNING, CvmPhase.RUNNING, 1)
+    await node.stop(spec.cvm_id)
+    await settled(node, spec.cvm_id, timeout_seconds=SECONDS)
+    await node.shutdown(spec.cvm_id)
+    restarting = await node.restart(spec.cvm_id)
+    assert (restarting.wanted, restarting.settled) == (CvmPhase.RUNNING, False)
+
+
+async def test_a_restart_shortens_a_stop_under_way_and_follows_it(made: TestNode, node: LocalNode) -> None:
+    stopping = asyncio.Event()
+
+    async def slow() -> None:
+        stopping.set()
+        await asyncio.sleep(60)
+
+    made.apps.slow_stop = slow
+    spec = cvm_spec()
+    await booted(node, spec)
+    await node.shutdown(spec.cvm_id, deadline=30.0)
+    await stopping.wait()
+    await node.restart(spec.cvm_id, deadline=0.0)
+    state = await settled(node, spec.cvm_id, timeout_seconds=SECONDS)
+    assert (state.phase, state.boot_count, made.apps.deadlines[:2]) == (CvmPhase.RUNNING, 2, [30.0, 0.0])
+
+
 async def test_what_is_so_already_stays_so(made: TestNode, node: LocalNode) -> None:
     spec = cvm_spec()
     await node.create(spec)
