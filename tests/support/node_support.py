@@ -14,12 +14,14 @@ from typing import Any
 from uuid import uuid4
 
 from cryptography.hazmat.primitives.asymmetric import ec
+from starlette.routing import BaseRoute
 
 from teehouse.attestation.envelope import decode_attestation
 from teehouse.attestation.identity import identity_payload
 from teehouse.base.clock import Clock, FixedClock
 from teehouse.base.findings import TeehouseError, unavailable
 from teehouse.guest.attest import Evidence
+from teehouse.guest.service import GuestService
 from teehouse.guest.tls import LeafSigner
 from teehouse.keys.appkeys import AppKeys, KmsRoot, issue_app_keys, kms_root
 from teehouse.keys.envbox import Variable, environment_public_key, seal_environment
@@ -28,7 +30,7 @@ from teehouse.kms.client.appkeys import KeyRequest, ReceivedKeys
 from teehouse.kms.client.connection import KmsRefusedError
 from teehouse.kms.client.temporary import Attest
 from teehouse.node.api import CvmSpec, Resources
-from teehouse.node.boot import BOOT_STEPS, Boot, BootParts, BootStep
+from teehouse.node.boot import BOOT_STEPS, Boot, BootParts, BootPlan, BootStep
 from teehouse.node.local import LocalNode, NodeSettings
 from teehouse.node.workload import ContainerState, WorkloadSpec, refusal
 from teehouse.ratls.certificates import CertificateSpec, issue
@@ -216,10 +218,11 @@ class TestNode:
         self.host_boot = "boot-1"
         self.sealing_key = SEALING_KEY
         self.pages_host = "127.0.0.1"
+        self.pages: Callable[[BootPlan, GuestService], Sequence[BaseRoute]] = lambda _plan, _service: ()
         self.sockets = sockets or short_directory()
 
     def node(self, *, steps: Sequence[BootStep] = BOOT_STEPS, watch_interval: float = 60.0) -> LocalNode:
-        parts = BootParts(self.driver, self.kms, self.clock, KMS_URLS, "test")
+        parts = BootParts(self.driver, self.kms, self.clock, KMS_URLS, "test", pages=self.pages)
         settings = NodeSettings("node-1", self.capacity, self.sockets, self.pages_host)
         return LocalNode(
             self.directory,

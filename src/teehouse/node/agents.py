@@ -4,12 +4,16 @@ Rules:
 
 1. `dstack.sock`, `tappd.sock` and `external.sock` are in a directory of the CVM alone, which containers mount; the
    external listener, port 8090 of a CVM, is a TCP port of its own besides.
-2. An agent that comes back binds the same sockets, and the same port unless somebody else has it by now.
+2. An agent that comes back has the same sockets, and the same port unless somebody else has it by now. Sockets that
+   containers mount are the very same ones (`held`).
 3. The directory above is for the node's user alone: sockets are open to whoever reaches them.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from starlette.routing import BaseRoute
 
 from teehouse.base.clock import Clock
 from teehouse.base.findings import MisuseError, misuse
@@ -70,8 +74,9 @@ async def start_agent(
     compose: AppCompose,
     clock: Clock,
     build: str,
+    pages: Callable[[GuestService], Sequence[BaseRoute]],
 ) -> tuple[GuestAgent, str, int]:
-    """The agent, listening; the URL of its pages, and their port.
+    """The agent, listening; the URL of its pages, and their port. `pages` makes what it shows to the outside.
 
     Raises `MisuseError` for an address that cannot be had, OSError; nothing then listens, and the log stays open.
     """
@@ -83,7 +88,10 @@ async def start_agent(
             address = UnixAddress(place.directory / name)
             doors.append(Door(kind, listen(address), ListenerConfig(address), headers=headers))
         doors.append(_pages(place, headers))
-        agent = GuestAgent(log, GuestService(source, keys, signer, facts, clock), doors)
+        service = GuestService(source, keys, signer, facts, clock)
+        shown = tuple(pages(service))
+        doors = [replace(door, extra_routes=shown) if door.kind == "external" else door for door in doors]
+        agent = GuestAgent(log, service, doors)
     except BaseException:
         for door in doors:
             door.listening.close()

@@ -29,8 +29,11 @@ import secrets
 import shutil
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar, cast
+
+from starlette.routing import BaseRoute
 
 from teehouse.attestation.identity import mr_config_id_v1
 from teehouse.attestation.mrconfig import ConfiguredIdentity
@@ -49,6 +52,7 @@ from teehouse.guest.boot import (
     measure_before_keys,
 )
 from teehouse.guest.measurements import MeasurementLog
+from teehouse.guest.service import GuestService
 from teehouse.guest.tls import LeafSigner, local_signer
 from teehouse.keys.appkeys import AppKeys, KmsProvider, generate_without_kms
 from teehouse.keys.derive import KEY_SIZE
@@ -97,7 +101,11 @@ def failure(code: str, what: str, error: BaseException) -> Finding:
 
 @dataclass(frozen=True, slots=True)
 class BootParts:
-    """What all boots of a node share. `build` goes into `Info`; `random_bytes` makes keys where there is no KMS."""
+    """What all boots of a node share.
+
+    `build` goes into `Info`; `random_bytes` makes keys where there is no KMS; `pages` makes, for the CVM of a plan,
+    what its agent shows to the outside beside its methods.
+    """
 
     driver: CvmDriver
     key_source: KeySource
@@ -107,6 +115,7 @@ class BootParts:
     ports: PortsPolicy = field(default_factory=PortsPolicy)
     limits: Limits = field(default_factory=Limits)
     random_bytes: Callable[[int], bytes] = secrets.token_bytes
+    pages: "Callable[[BootPlan, GuestService], Sequence[BaseRoute]]" = lambda _plan, _service: ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,6 +363,7 @@ async def _listen(boot: Boot) -> None:
         compose=_made(boot.compose),
         clock=boot.parts.clock,
         build=boot.parts.build,
+        pages=partial(boot.parts.pages, boot.plan),
     )
     boot.agent, boot.pages_url, boot.pages_port = agent, url, port
 

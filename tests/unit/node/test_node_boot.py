@@ -8,6 +8,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
 
 from support.node_support import (
     KMS_URLS,
@@ -28,10 +30,11 @@ from teehouse.attestation.identity import derive_app_id, derive_instance_id, mr_
 from teehouse.base.findings import MisuseError, Outcome, rejected
 from teehouse.base.hashes import sha256
 from teehouse.guest.runtime_log import decode_line
+from teehouse.guest.service import GuestService
 from teehouse.keys.envbox import launch_token_hash
 from teehouse.keys.pem import spki_der
 from teehouse.node.api import CvmPhase, CvmSpec, CvmState, EventKind, NodeEvent, settled
-from teehouse.node.boot import BOOT_STEPS, Boot
+from teehouse.node.boot import BOOT_STEPS, Boot, BootPlan
 from teehouse.node.boot_inputs import launch_token
 from teehouse.node.local import LocalNode
 from teehouse.node.workload import WorkloadError
@@ -122,6 +125,27 @@ async def test_the_agent_answers_with_what_was_measured(made: TestNode, node: Lo
     async with httpx.AsyncClient(trust_env=False) as client:
         pages = await client.get(f"{state.endpoints.pages_url}/prpc/Worker.Version")
     assert (pages.status_code, pages.headers["x-teehouse-emulated"]) == (200, "true")
+
+
+async def test_pages_are_for_the_outside_alone(made: TestNode) -> None:
+    """`BootParts.pages`: made for the CVM of a plan, on external.sock and on the port, not on the app's sockets."""
+
+    def pages(plan: BootPlan, service: GuestService) -> list[Route]:
+        text = f"{plan.spec.cvm_id} {service.facts.compose.name}"
+        return [Route("/", lambda _request: PlainTextResponse(text))]
+
+    made.pages = pages
+    async with made.node() as node:
+        state = await booted(node, cvm_spec())
+        assert state.endpoints is not None
+        async with httpx.AsyncClient(trust_env=False) as client:
+            assert (await client.get(state.endpoints.pages_url)).text == f"{state.cvm_id} app"
+        found = []
+        for path in (state.endpoints.external, state.endpoints.dstack, state.endpoints.tappd):
+            transport = httpx.AsyncHTTPTransport(uds=str(path))
+            async with httpx.AsyncClient(transport=transport, base_url="http://agent") as client:
+                found.append((await client.get("/")).status_code)
+        assert found == [200, 404, 404]
 
 
 async def test_keys_of_its_own_differ_from_boot_to_boot(made: TestNode, node: LocalNode) -> None:
