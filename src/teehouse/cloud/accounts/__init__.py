@@ -1,0 +1,1 @@
+"""Users, workspaces, members, API keys, device-code login, SSH keys, quotas."""

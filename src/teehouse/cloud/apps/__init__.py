@@ -1,0 +1,1 @@
+"""Apps: the CVMs that share one app id, hence keys."""

@@ -1,0 +1,1 @@
+"""CVMs, and what is under way with them."""

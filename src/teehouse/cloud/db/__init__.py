@@ -1,0 +1,1 @@
+"""The control plane's database: engine, units of work, tables, migrations."""

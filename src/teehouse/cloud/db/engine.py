@@ -1,0 +1,132 @@
+"""The database: how it is opened, read from and written to.
+
+Rules:
+
+1. All work goes through `Database.read` or `Database.write`: one session, one transaction, ended with the block. A
+   write that returns is committed; one that raises has not happened.
+2. SQLite has one writer. In a process, writers wait for each other in line instead of meeting in the database; a
+   write begins as `BEGIN IMMEDIATE`, so it never finds out halfway that another process was faster.
+3. SQLite runs in WAL mode, where readers do not wait for the writer, with foreign keys on and `synchronous=FULL`:
+   what was acknowledged is on the disk.
+4. PostgreSQL gets the default isolation, READ COMMITTED. Whoever needs more says so with a guarded UPDATE, a
+   unique index or `FOR UPDATE`, which mean the same on both.
+5. A database that does not answer is HTTP 503 at the edge (`teehouse.cloud.http.faults`), never a wrong answer.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import Connection, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from teehouse.base.findings import misuse
+
+BUSY_TIMEOUT: Final = 15_000  # milliseconds that a writer of another process is waited for
+POOL_TIMEOUT: Final = 10.0  # seconds that a request waits for a connection
+_WRITE: Final = "teehouse_write"
+
+
+class Database:
+    """An engine with its two ways in (rules 1, 2). Close it with `dispose`."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self.engine = engine
+        self._writing = engine.execution_options(**{_WRITE: True})
+        self._reads = async_sessionmaker(engine, expire_on_commit=False)
+        self._writes = async_sessionmaker(self._writing, expire_on_commit=False)
+        self._turn = asyncio.Lock()
+
+    @property
+    def dialect(self) -> str:
+        """`sqlite` or `postgresql`."""
+        return self.engine.dialect.name
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncSession]:
+        """A session that sees one state; what it changes is not kept."""
+        async with self._reads() as session:
+            yield session
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncSession]:
+        """A unit of work: committed when the block ends, rolled back when it raises. Blocks do not nest."""
+        turn: AbstractAsyncContextManager[Any] = self._turn if self.dialect == "sqlite" else nullcontext()
+        async with turn, self._writes() as session, session.begin():
+            yield session
+
+    async def dispose(self) -> None:
+        """Close all connections."""
+        await self.engine.dispose()
+
+
+def sqlite_url(path: Path) -> str:
+    """The URL of a database in a file."""
+    return URL.create("sqlite+aiosqlite", database=str(path)).render_as_string()
+
+
+def open_database(url: str, *, pool_size: int = 10) -> Database:
+    """The database at `sqlite+aiosqlite:///PATH` or `postgresql+psycopg://...` (also without the driver's name).
+
+    Nothing is connected yet. Raises `MisuseError` for a URL that is neither; it does not repeat the URL, which may
+    hold a password.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise _bad_url("unreadable text") from None
+    backend = parsed.get_backend_name()
+    if backend == "sqlite":
+        return Database(_sqlite(parsed.set(drivername="sqlite+aiosqlite"), pool_size))
+    if backend == "postgresql":
+        engine = create_async_engine(
+            parsed.set(drivername="postgresql+psycopg"),
+            pool_size=pool_size,
+            max_overflow=pool_size,
+            pool_timeout=POOL_TIMEOUT,
+            pool_pre_ping=True,  # after a restart of the server, dead connections are replaced and not used
+            connect_args={"connect_timeout": 5, "options": "-c timezone=utc"},
+        )
+        return Database(engine)
+    raise _bad_url(backend)
+
+
+def _bad_url(found: str) -> Exception:
+    return misuse(
+        "cloud.database-url",
+        "URL of the database",
+        expected="sqlite+aiosqlite:///PATH or postgresql+psycopg://...",
+        found=found,
+        remedy="set TEEHOUSE_DATABASE_URL",
+    )
+
+
+def _sqlite(url: URL, pool_size: int) -> AsyncEngine:
+    if url.database in (None, "", ":memory:"):
+        raise _bad_url("a database in memory, which each connection would have for itself")
+    engine = create_async_engine(url, pool_size=pool_size, max_overflow=pool_size, pool_timeout=POOL_TIMEOUT)
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def connected(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+        # The driver would begin transactions late, and only for some statements; `begun` does it instead.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT}")
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=FULL")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.execute("PRAGMA temp_store=MEMORY")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def begun(connection: Connection) -> None:
+        writing = connection.get_execution_options().get(_WRITE, False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN DEFERRED")
+
+    return engine

@@ -1,0 +1,1 @@
+"""Alembic's environment; `teehouse.cloud.db.migrate` runs it."""

@@ -1,0 +1,1 @@
+"""The hosts that run CVMs, as the control plane knows them."""

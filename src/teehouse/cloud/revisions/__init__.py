@@ -1,0 +1,1 @@
+"""What was changed, when, by whom, to which exact bytes."""

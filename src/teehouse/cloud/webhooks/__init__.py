@@ -1,0 +1,1 @@
+"""Telling a workspace's own servers what happened."""
