@@ -131,8 +131,13 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
 
 
-def inspected(*, terminal: bool = False) -> bytes:
-    return plain(200, json.dumps({"Id": "f" * 64, "Config": {"Tty": terminal}}).encode())
+def inspected(*, terminal: bool = False, identity: str = "f" * 64) -> bytes:
+    return plain(200, json.dumps({"Id": identity, "Config": {"Tty": terminal}}).encode())
+
+
+def identity_of(name: str) -> str:
+    """The id that `FakeEngine` gives a container."""
+    return name.encode().hex().ljust(64, "0")
 
 
 @dataclass
@@ -160,12 +165,13 @@ class FakeEngine:
         self.targets.append(target)
         parts = urlsplit(target)
         _, _, name, what = parts.path.split("/")
-        container = self.containers.get(unquote(name))
+        by_id = {identity_of(one): container for one, container in self.containers.items()}
+        container = (by_id | self.containers).get(unquote(name))
         if container is None:
             message = {"message": f"No such container: {unquote(name)}"}
             await write(plain(404, json.dumps(message).encode()))
         elif what == "json":
-            await write(inspected(terminal=container.terminal))
+            await write(inspected(terminal=container.terminal, identity=identity_of(name)))
         else:
             query = {key: values[0] for key, values in parse_qs(parts.query).items()}
             await self._logs(container, query, write)
@@ -184,8 +190,12 @@ class FakeEngine:
             await grown.wait()
         await write(LAST_CHUNK)
 
-    async def _entry(self, entry: Entry, container: FakeContainer, query: dict[str, str], write: Write) -> None:
-        if entry.time < _stamp(query["since"]) or (query["until"] != "0" and entry.time > _stamp(query["until"])):
+    async def _entry(
+        self, entry: Entry, container: FakeContainer, query: dict[str, str], write: Write
+    ) -> None:
+        if entry.time < _stamp(query["since"]) or (
+            query["until"] != "0" and entry.time > _stamp(query["until"])
+        ):
             return
         content = (f"{entry.time} " if query["timestamps"] == "1" else "") + entry.text
         raw = content.encode()

@@ -1,11 +1,11 @@
 """Requests to the Docker Engine over its unix socket, as many bytes at a time as somebody takes.
 
-httpx makes an object of each chunk, and the engine sends each line of a log as a chunk of its own: measured on
-100 MB in lines of 100 bytes, httpx alone took several times as long as the engine did. Here httptools reads the
-chunks, and what it found in one read from the socket is one piece. Rules:
+The engine sends each line of a log as a chunk of its own, and httpx spends an iteration of its layers on each:
+500,000 chunks of 100 bytes cost it 4 s of processor time where this module took 0.05 s, measured side by side.
+Here httptools reads the chunks, and what it found in one read from the socket is one piece. Rules:
 
 1. One request for each connection; connecting, and the answer's head, have a time limit each.
-2. At most two reads of 64 KiB are held; the engine waits when nobody reads.
+2. What is held is bounded, at less than half a MiB; the engine waits when nobody reads.
 3. An answer that ends before its end, or is no HTTP, is a `CollateralError`; so is an engine that is not there.
 """
 

@@ -16,7 +16,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from teehouse.guest.logs_query import LogQuery
@@ -25,6 +25,7 @@ from teehouse.guest.logs_source import Frame
 READ_SIZE = 64 * 1024  # bytes
 LINE_LIMIT = 1024 * 1024  # bytes
 FILES_LIMIT = 100
+SCANS_LIMIT = 100
 READS_LIMIT = 16  # reads in search of an entry that counts, before others get their turn
 _STREAMS = frozenset({"stdout", "stderr"})
 _TIME = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.([0-9]{1,9}))?Z")
@@ -78,61 +79,78 @@ class FileTail:
 
     def _open_at_tail(self, tail: int | None, follow: bool) -> None:
         """Rule 1: from the newest file back to the one that holds the first entry wanted."""
+        files = self._files()
+        if files and not follow:
+            self._last = (_identity(files[0]), os.fstat(files[0]).st_size)
         missing = tail
-        for file in self._newest_first():
-            self.close()
-            self._file = file
-            self._at = 0
-            if self._last is None and not follow:
-                self._last = (_identity(file), os.fstat(file).st_size)
-            if missing is None:
-                continue
-            self._at, found = _tail_start(file, missing)
-            if found >= missing:
-                return
-            missing -= found
+        try:
+            while files:
+                self.close()
+                self._file, self._at = files.pop(0), 0
+                if missing is None:
+                    continue
+                self._at, found = _tail_start(self._file, missing)
+                missing -= found
+                if not missing:
+                    break
+        finally:
+            _close(files)
 
-    def _newest_first(self) -> Iterator[int]:
-        """Descriptors of the log's files, each once. A rotation moves files the way this goes, so none is missed."""
+    def _files(self) -> list[int]:
+        """Descriptors of the log's files, the newest first, as they stood in one moment without a rotation."""
+        for _ in range(SCANS_LIMIT):
+            before = self._front()
+            files = self._scan()
+            if self._front() == before:
+                break
+            _close(files)
+        else:
+            files = self._scan()  # rotated without pause: some of it will be lost in any case
+        return files
+
+    def _front(self) -> tuple[tuple[int, ...], ...]:
+        """Changes with every rotation."""
+        return (_place(self._name(0)), _place(self._name(1)))
+
+    def _scan(self) -> list[int]:
+        """Each file once. A rotation that begins meanwhile moves files the way this goes, so none is missed."""
+        files: list[int] = []
         seen: set[tuple[int, int]] = set()
         absent = 0
-        for number in range(FILES_LIMIT):
-            file = _open(self._name(number))
-            if file < 0:
-                absent += 1
-                if absent == 3:  # within a rotation one may be missing
-                    return
-                continue
-            identity = _identity(file)
-            if identity in seen:
-                os.close(file)
-                continue
-            seen.add(identity)
-            yield file
+        try:
+            for number in range(FILES_LIMIT):
+                file = _open(self._name(number))
+                if file < 0:
+                    absent += 1
+                    if absent == 3:  # within a rotation one is missing
+                        break
+                    continue
+                absent = 0
+                files.append(file)
+                if _identity(file) in seen:
+                    os.close(files.pop())
+                seen.add(_identity(files[-1]))
+        except OSError:
+            _close(files)
+            raise
+        return files
 
     def _name(self, number: int) -> str:
         return f"{self._path}.{number}" if number else str(self._path)
 
     def _successor(self) -> int:
-        """The descriptor of the file after ours, -1 when ours is the newest (rule 1)."""
+        """The descriptor of the file after ours, -1 when there is none (rule 1)."""
+        files = self._files()
         ours = _identity(self._file) if self._file >= 0 else None
-        newer = -1
-        for file in self._newest_first():
-            identity = _identity(file)
-            if identity != ours and newer >= 0:
-                os.close(newer)
-            if identity == ours:
-                os.close(file)
-                break
-            newer = file
-        return newer
+        identities = [_identity(file) for file in files]
+        # Where ours has been rotated away, all that is left is newer.
+        newer = files[: identities.index(ours)] if ours in identities else files
+        successor = newer[-1] if newer else -1
+        _close([file for file in files if file != successor])
+        return successor
 
     def _is_newest(self) -> bool:
-        try:
-            found = os.stat(self._path)  # noqa: PTH116 - one system call in a path that is walked often
-        except OSError:
-            return False
-        return self._file >= 0 and (found.st_dev, found.st_ino) == _identity(self._file)
+        return self._file >= 0 and _place(self._name(0)) == _identity(self._file)
 
     def _lines(self) -> bytes | None:
         """Whole lines, perhaps none yet; None at the end of the newest file."""
@@ -215,6 +233,20 @@ def _open(name: str) -> int:
         return os.open(name, _FLAGS)
     except FileNotFoundError:
         return -1
+
+
+def _place(name: str) -> tuple[int, ...]:
+    """The identity of a file by its name, empty where there is none."""
+    try:
+        status = os.lstat(name)
+    except OSError:
+        return ()
+    return (status.st_dev, status.st_ino)
+
+
+def _close(files: Iterable[int]) -> None:
+    for file in files:
+        os.close(file)
 
 
 def _identity(file: int) -> tuple[int, int]:

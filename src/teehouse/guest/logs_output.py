@@ -8,7 +8,8 @@ Rules:
 3. As text it is UTF-8, and bytes that are none become U+FFFD. A character or a sequence that the frames of one channel
    cut in two is put together again.
 4. Bare text without `ansi` loses its ANSI sequences: control sequences (ESC [), strings (ESC ], P, X, ^, _) up to
-   their end or that of the line, and all other escapes. One of more than 4096 characters is text.
+   their end or that of the line, and all other escapes. Of what only begins like one, or has more than 4096
+   characters, the ESC is lost: none ever reaches the reader.
 5. An error that comes after the first piece is a line of its own: an object with `error`.
 """
 
@@ -24,7 +25,9 @@ from teehouse.guest.logs_source import Frame
 
 HOLD_LIMIT = 4096  # characters of a sequence whose end has not come
 _STRING = r"[\]PX^_][^\x07\x1b\n]*"
-_SEQUENCE = re.compile(rf"\x1b(?:\[[0-?]*[ -/]*[@-~]|{_STRING}(?:\x07|\x1b\\|(?=\n))|[ -/]*[0-OQ-WYZ\\`-~])")
+_SEQUENCE = re.compile(
+    rf"\x1b(?:\[[0-?]*[ -/]*[@-~]|{_STRING}(?:\x07|\x1b\\|(?=\n))|[ -/]*[0-OQ-WYZ\\`-~])|\x1b"
+)
 _BEGUN = re.compile(rf"\x1b(?:\[[0-?]*[ -/]*|{_STRING}\x1b?|[ -/]*)\Z")
 _decoder = codecs.getincrementaldecoder("utf-8")
 
@@ -36,23 +39,17 @@ class Plain:
         self._held = ""
 
     def feed(self, text: str) -> str:
-        """What is certain to be no part of a sequence."""
+        """What is certain to be no part of a sequence. What is held at the end is none of the text."""
         if self._held:
             text = self._held + text
             self._held = ""
         elif "\x1b" not in text:
             return text
-        text = _SEQUENCE.sub("", text)
         begun = _BEGUN.search(text, max(0, len(text) - HOLD_LIMIT))
-        if begun is None:
-            return text
-        self._held = begun[0]
-        return text[: begun.start()]
-
-    def finish(self) -> str:
-        """What was held back."""
-        held, self._held = self._held, ""
-        return held
+        if begun is not None:
+            self._held = begun[0]
+            text = text[: begun.start()]
+        return _SEQUENCE.sub("", text)
 
 
 class _Channel:
@@ -68,7 +65,7 @@ class _Channel:
 
     def finish(self) -> str:
         text = self._decode(b"", True)
-        return text if self._plain is None else self._plain.feed(text) + self._plain.finish()
+        return text if self._plain is None else self._plain.feed(text)
 
 
 class LogWriter:
@@ -92,7 +89,7 @@ class LogWriter:
         return content
 
     def finish(self) -> bytes:
-        """What was held back of characters and sequences, at the end of a log."""
+        """What was held back of characters, at the end of a log."""
         content = ""
         for name, channel in self._channels.items():
             if text := channel.finish():

@@ -36,7 +36,12 @@ IDLE = 600.0  # seconds
 LINGER = 1.0  # seconds (rule 6)
 NAME_LIMIT = 255  # characters
 PATH = "/logs/{name:path}"
-_HEADERS = [(b"content-type", b"text/plain; charset=utf-8")]
+_HEADERS = [
+    (b"content-type", b"text/plain; charset=utf-8"),
+    (b"cache-control", b"no-store"),
+    # Without it a browser holds back the first kilobyte to guess what it is, and shows no line of a quiet log.
+    (b"x-content-type-options", b"nosniff"),
+]
 
 
 class LogsPage:
