@@ -4,10 +4,14 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 import signal
 import ssl
 import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -161,10 +165,13 @@ def test_the_audit_log_tells_of_the_hand_out(teehouse: Any) -> None:
 
 
 @pytest.fixture
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import tempfile
-
-    return Path(tempfile.mkdtemp(prefix="th-"))  # short: sockets live below it
+def folder() -> Iterator[Path]:
+    """A short path, for sockets live below it; whatever still runs for it at the end is ended."""
+    made = Path(tempfile.mkdtemp(prefix="th-"))
+    yield made
+    for pid in sample_processes(made):
+        os.kill(pid, signal.SIGKILL)
+    shutil.rmtree(made, ignore_errors=True)
 
 
 def up(folder: Path, name: str) -> Process:
@@ -238,8 +245,6 @@ def test_pip_install_alone_is_enough(folder: Path) -> None:
         stderr=subprocess.STDOUT,
     )
     try:
-        import time
-
         deadline = time.monotonic() + 60
         while not (folder / "t" / "ready.json").exists():
             assert process.poll() is None, (folder / "log").read_text()
