@@ -70,8 +70,7 @@
   }
 
   function say(text, lost) {
-    status.hidden = false;
-    status.classList.toggle("lost", lost);
+    status.className = lost ? "lost" : "live";
     if (status.textContent !== text) status.textContent = text;
   }
 
@@ -125,6 +124,7 @@
   });
 
   addButtons(document);
+  say("Live: refreshed every 2 seconds", false);
   document.addEventListener("visibilitychange", () => { if (!document.hidden) refresh().catch(() => {}); });
   setTimeout(turn, PERIOD);
 })();
