@@ -28,7 +28,7 @@ import logging
 import secrets
 import shutil
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TypeVar, cast
@@ -38,7 +38,7 @@ from starlette.routing import BaseRoute
 from teehouse.attestation.identity import mr_config_id_v1
 from teehouse.attestation.mrconfig import ConfiguredIdentity
 from teehouse.base.clock import Clock
-from teehouse.base.findings import CollateralError, EvidenceError, Finding, Outcome, TeehouseError, misuse
+from teehouse.base.findings import CollateralError, EvidenceError, TeehouseError, misuse
 from teehouse.base.hashes import sha256
 from teehouse.guest.agent import GuestAgent
 from teehouse.guest.attest import EvidenceSource
@@ -60,6 +60,7 @@ from teehouse.keys.envbox import check_launch_token, filter_environment, open_en
 from teehouse.kms.client.appkeys import KeyRequest
 from teehouse.node.agents import AgentPlace, start_agent
 from teehouse.node.api import CvmSpec
+from teehouse.node.boot_faults import BootError
 from teehouse.node.boot_inputs import boot_identity, check_key_provider, launch_token
 from teehouse.node.driver import CvmDriver, Machine, MachineRequest
 from teehouse.node.key_source import KeySource
@@ -70,33 +71,6 @@ from teehouse.wire.app_compose import AppCompose, parse_app_compose
 _logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-
-class BootError(TeehouseError):
-    """A boot that failed; its finding has the code `node.boot.STEP` and, in `check`, the code of the refusal."""
-
-    def __init__(self, step: str, error: BaseException) -> None:
-        self.step = step
-        finding = failure(f"node.boot.{step}", f"boot step {step}", error)
-        self.family = error.family if isinstance(error, TeehouseError) else EvidenceError.family
-        super().__init__(finding)
-
-
-def failure(code: str, what: str, error: BaseException) -> Finding:
-    """A finding for something that went wrong under way; the text of unexpected errors may hold values: not shown."""
-    if isinstance(error, TeehouseError):
-        inner = error.finding
-        subject = f"{what}: {inner.subject}"
-        return replace(inner, code=code, subject=subject, check=inner.code)
-    found = (error.strerror or "") if isinstance(error, OSError) else ""
-    return Finding(
-        code,
-        what,
-        Outcome.COLLATERAL_MISSING,
-        found=found or f"an unexpected {type(error).__name__}",
-        remedy="see the node's log; then start the CVM again",
-        check="node.unexpected",
-    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,11 +25,13 @@ from typing import Any
 from teehouse.base.findings import Finding, Outcome, TeehouseError, misuse
 from teehouse.guest.boot import BootIdentity
 from teehouse.keys.appkeys import parse_app_keys
-from teehouse.node.agents import DSTACK, EXTERNAL, TAPPD, AgentPlace
-from teehouse.node.api import CvmEndpoints, CvmPhase, CvmSpec, CvmState, EventKind
-from teehouse.node.boot import Boot, BootError, BootPlan, failure, resume, run_boot, undo
+from teehouse.node.agents import AgentPlace
+from teehouse.node.api import CvmPhase, CvmSpec, CvmState, EventKind
+from teehouse.node.boot import Boot, BootPlan, resume, run_boot, undo
+from teehouse.node.boot_faults import BootError, failure
 from teehouse.node.boot_inputs import boot_identity
 from teehouse.node.journal import Change, Journal, to_the_end
+from teehouse.node.shown import shown_state
 from teehouse.node.store import CvmRecord
 from teehouse.node.surroundings import Surroundings
 from teehouse.node.workload import ContainerState
@@ -85,34 +87,14 @@ class Cvm:
 
     def state_now(self, containers: tuple[ContainerState, ...] = ()) -> CvmState:
         """The state as this process knows it."""
-        record = self.record
-        running = record.phase in {CvmPhase.RUNNING, CvmPhase.STOPPING}
-        return CvmState(
-            cvm_id=record.cvm_id,
-            name=self.spec.name,
-            phase=record.phase,
+        return shown_state(
+            self.spec,
+            self.record,
+            self._boot,
             step=self._step,
-            error=record.error,
-            app_id=record.app_id,
-            instance_id=record.instance_id,
             compose_hash=self._compose_hash,
-            boot_count=record.boot_count,
-            started_at=record.started_at if running else None,
-            endpoints=self._endpoints() if running else None,
-            containers=containers if running else (),
             emulated=self._around.parts.driver.emulated,
-            correlation_id=record.correlation_id,
-            wanted=record.wanted,
-            settled=not record.pending,
-        )
-
-    def _endpoints(self) -> CvmEndpoints | None:
-        boot = self._boot
-        if boot is None or boot.agent is None:
-            return None
-        directory = boot.plan.place.directory
-        return CvmEndpoints(
-            directory, directory / DSTACK, directory / TAPPD, directory / EXTERNAL, boot.pages_url
+            containers=containers,
         )
 
     # Wishes

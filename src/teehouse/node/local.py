@@ -44,6 +44,7 @@ from teehouse.node.boot_inputs import boot_identity, check_key_provider
 from teehouse.node.cvm import SEED_SIZE, Cvm
 from teehouse.node.history import HISTORY_LIMIT, History
 from teehouse.node.journal import to_the_end
+from teehouse.node.room import free_of, require_room, taken_by
 from teehouse.node.store import CvmRecord, NodeStore
 from teehouse.node.supervise import boot_id
 from teehouse.node.surroundings import Surroundings, WorkloadFactory
@@ -165,7 +166,6 @@ class LocalNode:
     async def info(self) -> NodeInfo:
         """See `Node.info`."""
         driver, capacity = self._parts.driver, self.settings.capacity
-        taken = self._taken()
         return NodeInfo(
             name=self.settings.name,
             version=__version__,
@@ -173,11 +173,7 @@ class LocalNode:
             root=driver.root,
             device_id=driver.device_id,
             capacity=capacity,
-            free=Resources(
-                max(0, capacity.cpu_count - taken.cpu_count),
-                max(0, capacity.memory_size - taken.memory_size),
-                max(0, capacity.disk_size - taken.disk_size),
-            ),
+            free=free_of(capacity, self._taken()),
             images=tuple(driver.images),
             cvm_count=len(self._known()),
             running_count=sum(cvm.record.phase is CvmPhase.RUNNING for cvm in self._cvms.values()),
@@ -357,29 +353,10 @@ class LocalNode:
 
     def _taken(self, besides: Cvm | None = None) -> Resources:
         """What is given to CVMs, but to `besides` (rule 3)."""
-        cpu_count = memory_size = disk_size = 0
-        for cvm in self._cvms.values():
-            if cvm is besides or cvm.record.phase is CvmPhase.REMOVED:
-                continue
-            disk_size += cvm.spec.disk_size
-            if cvm.takes_part:
-                cpu_count += cvm.spec.cpu_count
-                memory_size += cvm.spec.memory_size
-        return Resources(cpu_count, memory_size, disk_size)
+        return taken_by(cvm for cvm in self._cvms.values() if cvm is not besides)
 
     def _require_room(self, spec: CvmSpec, taken: Resources) -> None:
-        capacity = self.settings.capacity
-        for name in ("cpu_count", "memory_size", "disk_size"):
-            free = getattr(capacity, name) - getattr(taken, name)
-            wanted = getattr(spec, name)
-            if wanted > free:
-                raise misuse(
-                    "node.capacity",
-                    f"{name} of the CVM",
-                    expected=f"at most {max(0, free)}, which the node has left",
-                    found=str(wanted),
-                    remedy="stop or remove another CVM, or choose another node",
-                )
+        require_room(self.settings.capacity, spec, taken)
 
     # Looking after them
 
