@@ -222,28 +222,18 @@ def test_pip_install_alone_is_enough(folder: Path) -> None:
         pytest.skip("installs everything anew: runs in CI only")
     checkout = Path(__file__).parents[2]
     subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True)
-    pip = [
-        str(folder / "venv" / "bin" / "python"),
-        "-m",
-        "pip",
-        "--disable-pip-version-check",
-        "-q",
-        "install",
-    ]
+    pip = [str(folder / "venv/bin/python"), *["-m", "pip", "--disable-pip-version-check", "-q", "install"]]
     subprocess.run([*pip, str(checkout)], check=True, cwd=folder)
-    process = subprocess.Popen(
-        [
-            str(folder / "venv" / "bin" / "teehouse"),
-            "up",
-            "--dir",
-            str(folder / "t"),
-            "--port",
-            str(free_port()),
-        ],
-        cwd=folder,
-        stdout=(folder / "log").open("wb"),
-        stderr=subprocess.STDOUT,
-    )
+    command = [
+        str(folder / "venv/bin/teehouse"),
+        "up",
+        "--dir",
+        str(folder / "t"),
+        "--port",
+        str(free_port()),
+    ]
+    with (folder / "log").open("wb") as output:
+        process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT)
     try:
         deadline = time.monotonic() + 60
         while not (folder / "t" / "ready.json").exists():

@@ -1,5 +1,6 @@
 """A node of emulated machines on this host: driver, key source and runners put together."""
 
+from functools import partial
 from pathlib import Path
 
 import teehouse
@@ -14,6 +15,7 @@ from teehouse.node.local import LocalNode, NodeSettings
 from teehouse.node.workload import Workload
 from teehouse.stack.driver_emulated import HOST_LABEL, EmulatedDriver
 from teehouse.stack.installation import Installation
+from teehouse.stack.node_pages import cvm_pages
 from teehouse.wire.app_compose import AppCompose
 
 # An emulated CVM takes nothing of what it asks for: the capacity is what a small TDX host would have.
@@ -58,6 +60,7 @@ def emulated_node(
             clock=installation.clock,
             kms_urls=kms_urls,
             build=BUILD,
+            pages=partial(cvm_pages, installation.root),
         ),
         workload_of,
     )

@@ -1,6 +1,7 @@
 """Running a server in the foreground: one event loop, stopped by SIGINT or SIGTERM."""
 
 import asyncio
+import resource
 import signal
 from collections.abc import Awaitable, Callable
 
@@ -10,7 +11,12 @@ Serve = Callable[[asyncio.Event], Awaitable[None]]
 
 
 def run_until_stopped(serve: Serve) -> None:
-    """Run `serve(stop)` to its end; SIGINT and SIGTERM set `stop`. What `serve` raises comes through."""
+    """Run `serve(stop)` to its end; SIGINT and SIGTERM set `stop`. What `serve` raises comes through.
+
+    The process may open as many files as its hard limit allows: a node needs about ten for each CVM.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
     async def main() -> None:
         stop = asyncio.Event()
