@@ -1,0 +1,66 @@
+"""The metrics of the HTTP face, as Prometheus reads them.
+
+Rules:
+
+1. Labels are the method, the route as it is declared and the status: a bounded number of series, whatever is asked.
+2. Methods that HTTP does not know are counted as OTHER.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_ESCAPES: Final = str.maketrans({"\\": "\\\\", "\n": "\\n", '"': '\\"'})
+
+Gauge = Callable[[], float]
+
+
+class RequestMetrics:
+    """Counts of requests by method, route and status, their times by route, and figures that others offer."""
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[str, str, int], int] = {}
+        self._times: dict[str, tuple[list[int], list[float]]] = {}
+        self._gauges: dict[str, tuple[str, Gauge]] = {}
+
+    def count(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count a request that has been answered."""
+        key = (method if method in _METHODS else "OTHER", route, status)
+        self._counts[key] = self._counts.get(key, 0) + 1
+        buckets, total = self._times.setdefault(route, ([0] * (len(BUCKETS) + 1), [0.0]))
+        total[0] += seconds
+        for place, bound in enumerate((*BUCKETS, float("inf"))):
+            buckets[place] += seconds <= bound
+
+    def gauge(self, name: str, text: str, value: Gauge) -> None:
+        """Show `value()` under `name`, a full metric name, from now on."""
+        self._gauges[name] = (text, value)
+
+    def exposition(self) -> str:
+        """All of it as text."""
+        return "".join(f"{line}\n" for line in self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        yield "# HELP teehouse_http_requests_total Requests by method, route and status"
+        yield "# TYPE teehouse_http_requests_total counter"
+        for (method, route, status), count in sorted(self._counts.items()):
+            labels = f'method="{method}",route="{_escape(route)}",status="{status}"'
+            yield f"teehouse_http_requests_total{{{labels}}} {count}"
+        yield "# HELP teehouse_http_request_seconds Time to answer, in seconds"
+        yield "# TYPE teehouse_http_request_seconds histogram"
+        for route, (buckets, total) in sorted(self._times.items()):
+            label = f'route="{_escape(route)}"'
+            for bound, count in zip((*map(repr, BUCKETS), "+Inf"), buckets, strict=True):
+                yield f'teehouse_http_request_seconds_bucket{{{label},le="{bound}"}} {count}'
+            yield f"teehouse_http_request_seconds_sum{{{label}}} {total[0]!r}"
+            yield f"teehouse_http_request_seconds_count{{{label}}} {buckets[-1]}"
+        for name, (text, value) in sorted(self._gauges.items()):
+            yield f"# HELP {name} {text}"
+            yield f"# TYPE {name} gauge"
+            yield f"{name} {value()!r}"
+
+
+def _escape(text: str) -> str:
+    return text.translate(_ESCAPES)
