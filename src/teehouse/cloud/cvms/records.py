@@ -1,0 +1,392 @@
+"""The read model of CVMs: what any version of the API says of a CVM, read in a constant number of statements.
+
+Rules:
+
+1. A list of CVMs costs one statement for its rows and one for each kind of row they refer to (app, node, device
+   ids, KMS, image, compose file, user, workspace, instance type), however many there are.
+2. Only columns that some presenter shows are read; bytes of compose files only for those not seen before. A
+   compose file never changes under its hash, so what was read of it is kept.
+3. Rows are bound to a workspace by the condition that the caller gives; nothing here adds or drops one.
+"""
+
+import json
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Final, TypeVar
+
+from sqlalchemy import ColumnElement, Select, and_, select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import InstrumentedAttribute
+
+from teehouse.cloud.accounts.models import User, Workspace
+from teehouse.cloud.apps.models import App
+from teehouse.cloud.cvms.models import Cvm, Operation
+from teehouse.cloud.db.base import Base
+from teehouse.cloud.inventory.models import InstanceType, KmsContract, KmsNode, OsImage
+from teehouse.cloud.nodes.models import Node, NodeDevice
+from teehouse.cloud.revisions.models import ComposeFile
+
+COMPOSES_KEPT: Final = 4096
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class UserRecord:
+    """A user, as references show one."""
+
+    id: int
+    username: str
+    avatar_url: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkspaceRecord:
+    """A workspace, as references show one."""
+
+    id: int
+    slug: str
+    name: str
+    avatar_url: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class KmsRecord:
+    """A KMS with its contract; `chain_id` 0 and contract address `phala` off chain."""
+
+    id: int
+    slug: str
+    url: str
+    version: str
+    kms_type: str
+    gateway_app_id: str | None
+    gateway_app_url: str | None
+    chain_id: int
+    contract_address: str
+    k256_pubkey: str | None
+
+    @property
+    def on_chain(self) -> bool:
+        """Whether a contract decides what is allowed."""
+        return self.chain_id != 0
+
+
+@dataclass(frozen=True, slots=True)
+class AppRecord:
+    """An app's row."""
+
+    id: int
+    workspace_id: int
+    creator_id: int
+    app_id: str
+    name: str
+    provision_type: str
+    kms_id: int
+    kms_type: str
+    chain_id: int | None
+    contract_address: str | None
+    deployer_address: str | None
+    env_pubkey: str | None
+    listed: bool
+    icon_url: str | None
+    display_name: str | None
+    avatar_url: str | None
+    description: str | None
+    custom_domain: str | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRecord:
+    """A device id of a node."""
+
+    node_id: int
+    device_id: str
+    algorithm_version: str
+    os_image_ids: list[int]
+    enabled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRecord:
+    """A node's row."""
+
+    id: int
+    name: str
+    region: str
+    status: str
+    version: str
+    emulated: bool
+    root: str
+    device_id: str | None
+    ppid: str | None
+    gateway_domain: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRecord:
+    """An OS image's row."""
+
+    id: int
+    name: str
+    version: str
+    os_image_hash: str | None
+    is_dev: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ComposeRecord:
+    """What is shown of a compose file without its bytes; `ports` are those published on the app's addresses."""
+
+    compose_hash: str
+    services: tuple[dict[str, Any], ...]
+    ports: tuple[int, ...]
+    docker_compose_hash: str | None
+    pre_launch_script_hash: str | None
+    manifest_version: str | None
+    runner: str | None
+    features: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OperationRecord:
+    """The operation under way with a CVM."""
+
+    operation_type: str
+    target: str
+    phase: str
+    correlation_id: str
+    started_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class CvmRow:
+    """A CVM's row; MB of memory, GB of disk."""
+
+    id: int
+    vm_uuid: str
+    app_record_id: int
+    workspace_id: int
+    creator_id: int
+    name: str
+    status: str
+    node_id: int | None
+    kms_id: int
+    os_image_id: int
+    base_image: str
+    instance_type: str | None
+    vcpu: int
+    memory_mb: int
+    disk_gb: int
+    gpus: int
+    compose_hash: str
+    instance_id: str | None
+    public_logs: bool
+    public_sysinfo: bool
+    public_tcbinfo: bool
+    gateway_enabled: bool
+    secure_time: bool
+    storage_fs: str | None
+    boot_progress: str | None
+    boot_error: str | None
+    shutdown_progress: str | None
+    correlation_id: str | None
+    started_at: datetime | None
+    exited_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
+    deleted_at: datetime | None
+
+    @property
+    def vm_uuid_text(self) -> str:
+        """The UUID with dashes."""
+        u = self.vm_uuid
+        return f"{u[:8]}-{u[8:12]}-{u[12:16]}-{u[16:20]}-{u[20:]}"
+
+
+@dataclass(frozen=True, slots=True)
+class CvmRecord:
+    """A CVM with all it refers to. `rate` is its instance type's listed price per hour."""
+
+    row: CvmRow
+    app: AppRecord
+    node: NodeRecord | None
+    devices: tuple[DeviceRecord, ...]
+    kms: KmsRecord
+    image: ImageRecord
+    compose: ComposeRecord
+    workspace: WorkspaceRecord
+    creator: UserRecord
+    operation: OperationRecord | None
+    rate: Decimal | None
+
+
+def columns_of(record: type[Any], model: type[Base]) -> list[InstrumentedAttribute[Any]]:
+    """The columns of `model` that `record` has as fields, in its order."""
+    return [getattr(model, field.name) for field in fields(record)]
+
+
+_CVM = columns_of(CvmRow, Cvm)
+_OPERATION = columns_of(OperationRecord, Operation)
+_KMS = (
+    *(getattr(KmsNode, f.name) for f in fields(KmsRecord)[:7]),
+    KmsContract.chain_id,
+    KmsContract.contract_address,
+    KmsContract.k256_pubkey,
+)
+
+
+async def load_cvms(
+    session: AsyncSession,
+    wanted: ColumnElement[bool],
+    *,
+    apps: dict[int, AppRecord] | None = None,
+    limit: int | None = None,
+    offset: int = 0,
+) -> list[CvmRecord]:
+    """The CVMs that `wanted` says, newest first (rules 1, 3). `apps` are those already read, by number."""
+    operation = and_(Operation.cvm_id == Cvm.id, Operation.finished_at.is_(None))
+    statement = (
+        select(*_CVM, *_OPERATION).outerjoin(Operation, operation).where(wanted).order_by(Cvm.id.desc())
+    )
+    if limit is not None:
+        statement = statement.limit(limit).offset(offset)
+    found: list[tuple[CvmRow, OperationRecord | None]] = []
+    for values in (await session.execute(statement)).all():
+        row, rest = CvmRow(*values[: len(_CVM)]), values[len(_CVM) :]
+        found.append((row, None if rest[0] is None else OperationRecord(*rest)))
+    rows = [row for row, _ in found]
+    if not rows:
+        return []
+    if apps is None:
+        apps = await _by_id(session, AppRecord, App, {row.app_record_id for row in rows})
+    nodes = await _by_id(session, NodeRecord, Node, {row.node_id for row in rows if row.node_id is not None})
+    devices = await _devices(session, nodes)
+    kms = await load_kms(session, {row.kms_id for row in rows})
+    images = await _by_id(session, ImageRecord, OsImage, {row.os_image_id for row in rows})
+    composes = await load_composes(session, {row.compose_hash for row in rows})
+    users = await _by_id(session, UserRecord, User, {row.creator_id for row in rows})
+    workspaces = await _by_id(session, WorkspaceRecord, Workspace, {row.workspace_id for row in rows})
+    rates = await _rates(session, {row.instance_type for row in rows if row.instance_type is not None})
+    return [
+        CvmRecord(
+            row=row,
+            app=apps[row.app_record_id],
+            node=None if row.node_id is None else nodes[row.node_id],
+            devices=() if row.node_id is None else devices.get(row.node_id, ()),
+            kms=kms[row.kms_id],
+            image=images[row.os_image_id],
+            compose=composes[row.compose_hash],
+            workspace=workspaces[row.workspace_id],
+            creator=users[row.creator_id],
+            operation=running,
+            rate=None if row.instance_type is None else rates.get(row.instance_type),
+        )
+        for row, running in found
+    ]
+
+
+async def load_kms(session: AsyncSession, wanted: Iterable[int]) -> dict[int, KmsRecord]:
+    """The KMSs with these numbers."""
+    statement = (
+        select(*_KMS).join(KmsContract, KmsContract.id == KmsNode.contract_id).where(KmsNode.id.in_(wanted))
+    )
+    return {values[0]: KmsRecord(*values) for values in (await session.execute(statement)).all()}
+
+
+async def load_users(session: AsyncSession, wanted: Iterable[int]) -> dict[int, UserRecord]:
+    """The users with these numbers."""
+    return await _by_id(session, UserRecord, User, wanted)
+
+
+async def load_workspace(session: AsyncSession, workspace_id: int) -> WorkspaceRecord:
+    """The workspace with this number, which exists."""
+    return (await _by_id(session, WorkspaceRecord, Workspace, [workspace_id]))[workspace_id]
+
+
+async def records(session: AsyncSession, record: type[R], statement: Select[Any]) -> list[R]:
+    """The rows of a statement over `columns_of(record, ...)`."""
+    return [record(*values) for values in (await session.execute(statement)).all()]
+
+
+async def _by_id(session: AsyncSession, record: type[R], model: Any, wanted: Iterable[int]) -> dict[int, R]:
+    ids = list(wanted)
+    if not ids:
+        return {}
+    statement = select(*columns_of(record, model)).where(model.id.in_(ids))
+    return {values[0]: record(*values) for values in (await session.execute(statement)).all()}
+
+
+async def _devices(session: AsyncSession, nodes: Iterable[int]) -> dict[int, tuple[DeviceRecord, ...]]:
+    ids = list(nodes)
+    if not ids:
+        return {}
+    statement = select(*columns_of(DeviceRecord, NodeDevice)).where(NodeDevice.node_id.in_(ids))
+    found: dict[int, tuple[DeviceRecord, ...]] = {}
+    for device in await records(session, DeviceRecord, statement.order_by(NodeDevice.id)):
+        found[device.node_id] = (*found.get(device.node_id, ()), device)
+    return found
+
+
+async def _rates(session: AsyncSession, wanted: Iterable[str]) -> dict[str, Decimal]:
+    ids = list(wanted)
+    if not ids:
+        return {}
+    statement = select(InstanceType.id, InstanceType.hourly_rate).where(InstanceType.id.in_(ids))
+    return dict((await session.execute(statement)).tuples().all())
+
+
+_composes: OrderedDict[str, ComposeRecord] = OrderedDict()
+
+
+async def load_composes(session: AsyncSession, wanted: set[str]) -> dict[str, ComposeRecord]:
+    """What is shown of these compose files (rule 2)."""
+    known = {compose_hash: _composes[compose_hash] for compose_hash in wanted if compose_hash in _composes}
+    missing = wanted - known.keys()
+    if missing:
+        statement = select(
+            ComposeFile.compose_hash,
+            ComposeFile.body,
+            ComposeFile.services,
+            ComposeFile.docker_compose_hash,
+            ComposeFile.pre_launch_script_hash,
+        ).where(ComposeFile.compose_hash.in_(missing))
+        for values in (await session.execute(statement)).all():
+            record = known[values[0]] = _compose(*values)
+            _composes[record.compose_hash] = record
+            while len(_composes) > COMPOSES_KEPT:
+                _composes.popitem(last=False)
+    return known
+
+
+def parse_compose(body: bytes) -> dict[str, Any]:
+    """The members of an app-compose file; none of one that is no JSON object, which nothing here stores."""
+    try:
+        value = json.loads(body)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _compose(
+    compose_hash: str,
+    body: bytes,
+    services: Sequence[dict[str, Any]],
+    docker_compose_hash: str | None,
+    pre_launch_script_hash: str | None,
+) -> ComposeRecord:
+    members = parse_compose(body)
+    version, runner, features = (members.get(name) for name in ("manifest_version", "runner", "features"))
+    ports = {port for service in services for port in service.get("ports", ()) if isinstance(port, int)}
+    return ComposeRecord(
+        compose_hash=compose_hash,
+        services=tuple({"name": s.get("name"), "image": s.get("image")} for s in services),
+        ports=tuple(sorted(ports)),
+        docker_compose_hash=docker_compose_hash,
+        pre_launch_script_hash=pre_launch_script_hash,
+        manifest_version=None if version is None else str(version),
+        runner=runner if isinstance(runner, str) else None,
+        features=tuple(str(name) for name in features) if isinstance(features, list) else (),
+    )
