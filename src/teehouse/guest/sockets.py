@@ -76,12 +76,16 @@ Address = UnixAddress | TcpAddress | VsockAddress
 
 @dataclass(slots=True)
 class UnixListener:
-    """A bound and listening unix socket with its lock; `close` ends both (rule 4)."""
+    """A bound and listening unix socket with its lock; `close` ends both (rule 4).
+
+    `stays` is true where somebody else holds the socket as well: then its file stays.
+    """
 
     socket: socket.socket
     path: Path
     _lock: int
     _identity: tuple[int, int] = field(repr=False)
+    stays: bool = False
 
     def close(self) -> None:
         """Remove the socket file if it is ours, then let go of socket and lock; harmless a second time."""
@@ -89,7 +93,7 @@ class UnixListener:
             return
         with contextlib.suppress(OSError):
             found = self.path.lstat()
-            if (found.st_dev, found.st_ino) == self._identity:
+            if not self.stays and (found.st_dev, found.st_ino) == self._identity:
                 self.path.unlink()
         self.socket.close()
         os.close(self._lock)
@@ -142,6 +146,19 @@ def bind_unix(path: Path, *, backlog: int = BACKLOG) -> UnixListener:
         if isinstance(error, OSError):
             raise _refused(str(UnixAddress(path)), error) from error
         raise
+
+
+def adopt_unix(path: Path, listening: socket.socket) -> UnixListener:
+    """A socket that listens at `path` already, which a former process bound; its file stays (rules 1, 4).
+
+    Raises `MisuseError` when another agent listens there.
+    """
+    try:
+        lock = _locked(path)
+        status = path.lstat()
+    except OSError as error:
+        raise _refused(str(UnixAddress(path)), error) from error
+    return UnixListener(listening, path, lock, (status.st_dev, status.st_ino), stays=True)
 
 
 def _locked(path: Path) -> int:

@@ -58,7 +58,7 @@ from teehouse.keys.appkeys import AppKeys, KmsProvider, generate_without_kms
 from teehouse.keys.derive import KEY_SIZE
 from teehouse.keys.envbox import check_launch_token, filter_environment, open_environment
 from teehouse.kms.client.appkeys import KeyRequest
-from teehouse.node.agents import AgentPlace, start_agent
+from teehouse.node.agents import AgentPlace, forget_sockets, start_agent
 from teehouse.node.api import CvmSpec
 from teehouse.node.boot_faults import BootError
 from teehouse.node.boot_inputs import boot_identity, check_key_provider, launch_token
@@ -186,6 +186,7 @@ async def undo(boot: Boot, deadline: float) -> None:
 def clear_places(plan: BootPlan) -> None:
     """Remove what a machine and an agent leave on the disk."""
     shutil.rmtree(plan.machine_directory, ignore_errors=True)
+    forget_sockets(plan.place.directory)
     shutil.rmtree(plan.place.directory, ignore_errors=True)
 
 
