@@ -1,0 +1,1 @@
+"""What contracts, and their owners, allow apps to run."""
