@@ -28,6 +28,7 @@ from teehouse.cloud.db.base import Base
 from teehouse.cloud.inventory.models import InstanceType, KmsContract, KmsNode, OsImage
 from teehouse.cloud.nodes.models import Node, NodeDevice
 from teehouse.cloud.revisions.models import ComposeFile
+from teehouse.wire.cloud.base import uuid_text
 
 COMPOSES_KEPT: Final = 4096
 R = TypeVar("R")
@@ -202,8 +203,7 @@ class CvmRow:
     @property
     def vm_uuid_text(self) -> str:
         """The UUID with dashes."""
-        u = self.vm_uuid
-        return f"{u[:8]}-{u[8:12]}-{u[12:16]}-{u[16:20]}-{u[20:]}"
+        return uuid_text(self.vm_uuid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,10 +243,14 @@ async def load_cvms(
     wanted: ColumnElement[bool],
     *,
     apps: dict[int, AppRecord] | None = None,
+    workspaces: dict[int, WorkspaceRecord] | None = None,
     limit: int | None = None,
     offset: int = 0,
 ) -> list[CvmRecord]:
-    """The CVMs that `wanted` says, newest first (rules 1, 3). `apps` are those already read, by number."""
+    """The CVMs that `wanted` says, newest first (rules 1, 3).
+
+    `apps` and `workspaces` are those already read, by number.
+    """
     operation = and_(Operation.cvm_id == Cvm.id, Operation.finished_at.is_(None))
     statement = (
         select(*_CVM, *_OPERATION).outerjoin(Operation, operation).where(wanted).order_by(Cvm.id.desc())
@@ -268,7 +272,8 @@ async def load_cvms(
     images = await _by_id(session, ImageRecord, OsImage, {row.os_image_id for row in rows})
     composes = await load_composes(session, {row.compose_hash for row in rows})
     users = await _by_id(session, UserRecord, User, {row.creator_id for row in rows})
-    workspaces = await _by_id(session, WorkspaceRecord, Workspace, {row.workspace_id for row in rows})
+    if workspaces is None:
+        workspaces = await _by_id(session, WorkspaceRecord, Workspace, {row.workspace_id for row in rows})
     rates = await _rates(session, {row.instance_type for row in rows if row.instance_type is not None})
     return [
         CvmRecord(
@@ -335,7 +340,7 @@ async def _rates(session: AsyncSession, wanted: Iterable[str]) -> dict[str, Deci
     if not ids:
         return {}
     statement = select(InstanceType.id, InstanceType.hourly_rate).where(InstanceType.id.in_(ids))
-    return dict((await session.execute(statement)).tuples().all())
+    return {values[0]: values[1] for values in (await session.execute(statement)).all()}
 
 
 _composes: OrderedDict[str, ComposeRecord] = OrderedDict()

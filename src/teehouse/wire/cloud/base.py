@@ -22,3 +22,8 @@ class Body(BaseModel):
 def time_text(value: datetime) -> str:
     """The instant as bodies have it: `2026-03-19T10:30:00Z`, with microseconds where there are any."""
     return value.astimezone(UTC).replace(tzinfo=None).isoformat() + "Z"
+
+
+def uuid_text(digits: str) -> str:
+    """A UUID of 32 hex digits as bodies have it, with dashes."""
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"

@@ -2,12 +2,14 @@
 
 from typing import Any
 
+from pydantic import Field
+
 from teehouse.wire.cloud.base import Body
 from teehouse.wire.cloud.references import CvmRef, UserRef, WorkspaceRef
 
 
 class Revision(Body):
-    """One change of one CVM: `rev_...`, what was done, by whom, in which trace."""
+    """One change of one CVM: `rev_...`, what was done, by whom, in which trace; `changed` names the fields."""
 
     revision_id: str
     app_id: str
@@ -15,7 +17,9 @@ class Revision(Body):
     compose_hash: str
     created_at: str
     trace_id: str | None = None
+    correlation_id: str | None = None
     operation_type: str
+    changed: list[str] = Field(default_factory=list)
     triggered_by: UserRef | None = None
     cvm: CvmRef | None = None
     workspace: WorkspaceRef | None = None
