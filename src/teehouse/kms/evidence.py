@@ -100,10 +100,14 @@ def evidence_digest(attestation: Attestation) -> bytes:
 
 def peer_attestation(certificate_der: bytes | None) -> Attestation:
     """The attestation in a client's certificate, bound to its key. Raises `EvidenceError` (E1, E2)."""
+    return bound_attestation(peer_evidence(certificate_der))
+
+
+def peer_evidence(certificate_der: bytes | None) -> CertificateEvidence:
+    """What a client's certificate carries, not judged. Raises `EvidenceError` (E1)."""
     if certificate_der is None:
         raise no_attestation()
-    evidence = read_certificate(certificate_der)
-    return bound_attestation(evidence)
+    return read_certificate(certificate_der)
 
 
 def bound_attestation(evidence: CertificateEvidence) -> Attestation:

@@ -34,9 +34,10 @@ from teehouse.kms.evidence import (
     Judge,
     Purpose,
     Subject,
+    bound_attestation,
     evidence_digest,
     legacy_attestation,
-    peer_attestation,
+    peer_evidence,
     request_attestation,
 )
 from teehouse.kms.own import OwnEvidence
@@ -243,7 +244,7 @@ class KmsService:
             signing = verify_request(request.csr, request.signature, request.api_version)
             with context("App not allowed"):
                 subject = await self._judged(
-                    trail, lambda: _attestation_in(signing), Purpose.SIGN, request.vm_config
+                    trail, lambda: _signing_attestation(trail, signing), Purpose.SIGN, request.vm_config
                 )
                 await self._allowed(self._auth.boot_app, subject)
             return answers.sign_cert_response(self._keys, signing, subject, self._clock.now())
@@ -251,8 +252,7 @@ class KmsService:
         return await self._recorded("SignCert", peer, work)
 
     async def _peer_subject(self, trail: Trail, purpose: Purpose, vm_config: str) -> Subject:
-        der = trail.peer.certificate_der
-        return await self._judged(trail, lambda: peer_attestation(der), purpose, vm_config)
+        return await self._judged(trail, lambda: _peer_attestation(trail), purpose, vm_config)
 
     async def _judged(
         self, trail: Trail, read: Callable[[], Attestation], purpose: Purpose, vm_config: str
@@ -260,8 +260,7 @@ class KmsService:
         """K2: evidence first."""
         self.metrics.requests += 1
         try:
-            trail.attestation = read()
-            trail.subject = await self._judge.judge(trail.attestation, purpose, vm_config)
+            trail.subject = await self._judge.judge(read(), purpose, vm_config)
         except TeehouseError:
             self.metrics.failures += 1
             raise
@@ -297,10 +296,17 @@ def unsupported_version(version: int) -> MisuseError:
     return misuse("kms.api-version", f"Unsupported API version: {version}")
 
 
-def _attestation_in(request: SigningRequest) -> Attestation:
-    """The attestation of a signing request, bound to its key. Raises `EvidenceError`."""
+def _peer_attestation(trail: Trail) -> Attestation:
+    """The attestation in the client's certificate, bound to its key; on record in any case. Raises `EvidenceError`."""
+    shown = peer_evidence(trail.peer.certificate_der)
+    trail.attestation = shown.attestation
+    return bound_attestation(shown)
+
+
+def _signing_attestation(trail: Trail, request: SigningRequest) -> Attestation:
+    """The attestation of a signing request, bound to its key; on record in any case. Raises `EvidenceError`."""
     if request.version == 1:
-        attestation = legacy_attestation(request.quote, request.event_log)
+        trail.attestation = legacy_attestation(request.quote, request.event_log)
     else:
-        attestation = decode_attestation(request.attestation)
-    return request_attestation(request, attestation)
+        trail.attestation = decode_attestation(request.attestation)
+    return request_attestation(request, trail.attestation)

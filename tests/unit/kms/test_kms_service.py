@@ -171,6 +171,7 @@ async def test_e2_evidence_of_another_key_is_refused(tmp_path: Path) -> None:
     peer = Peer(certificate_der=client_cert(kms.keys, stolen, public=key(8).public_key()))
     text = await refused(kms.service.get_app_key(app_key_request(), peer))
     assert text.startswith("App not allowed: report data mismatch: expected ")
+    assert kms.records()[-1].evidence == sha256(stolen.quote).hex()  # whose it was can be found out
 
 
 async def test_e3_an_app_id_of_another_size_is_refused(tmp_path: Path) -> None:
