@@ -79,7 +79,7 @@ async def kms_contracts(
     rows = await session.execute(
         select(KmsContract, _node_count()).where(*wanted).order_by(KmsContract.id).offset(offset).limit(limit)
     )
-    return [(contract, count) for contract, count in rows.tuples()], total or 0
+    return [(contract, count) for contract, count in rows.all()], total or 0
 
 
 async def find_kms(session: AsyncSession, text: str, *, app_id: str | None = None) -> KmsNode:
@@ -171,7 +171,7 @@ async def contract_devices(
         .order_by(Node.name, NodeDevice.device_id)
     )
     found: dict[int, list[tuple[str, str]]] = {number: [] for number in contract_ids}
-    for contract_id, device_id, name in rows.tuples():
+    for contract_id, device_id, name in rows.all():
         found[contract_id].append((device_id, name))
     return found
 
@@ -188,7 +188,7 @@ async def contract_images(session: AsyncSession, contract_ids: Sequence[int]) ->
         .order_by(OsImage.id)
     )
     found: dict[int, list[OsImage]] = {number: [] for number in contract_ids}
-    for contract_id, image in rows.tuples():
+    for contract_id, image in rows.all():
         found[contract_id].append(image)
     return found
 

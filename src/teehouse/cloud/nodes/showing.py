@@ -76,7 +76,7 @@ async def _complete(
         .where(NodeImage.node_id.in_(numbers))
         .order_by(OsImage.id.desc())
     )
-    for owner, image in (await session.execute(images_of)).tuples():
+    for owner, image in (await session.execute(images_of)).all():
         if image_prefix is None or image.version.startswith(image_prefix):
             images[owner].append(image)
     kms: dict[int, list[KmsNode]] = defaultdict(list)
@@ -87,7 +87,7 @@ async def _complete(
         .where(NodeKms.node_id.in_(numbers), KmsNode.enabled)
         .order_by(KmsNode.id)
     )
-    for owner, entry in (await session.execute(kms_of)).tuples():
+    for owner, entry in (await session.execute(kms_of)).all():
         kms[owner].append(entry)
     devices: dict[int, list[NodeDevice]] = defaultdict(list)
     devices_of = select(NodeDevice).where(NodeDevice.node_id.in_(numbers)).order_by(NodeDevice.id)
