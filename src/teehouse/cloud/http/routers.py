@@ -11,6 +11,23 @@ from typing import Final
 
 from fastapi import APIRouter
 
-SIGNED: Final[tuple[APIRouter, ...]] = ()
-PUBLIC: Final[tuple[APIRouter, ...]] = ()
-PAGES: Final[tuple[APIRouter, ...]] = ()
+from teehouse.cloud.accounts import views as accounts
+from teehouse.cloud.accounts import views_device as device
+from teehouse.cloud.accounts import views_workspaces as workspaces
+from teehouse.cloud.apps import views as apps
+from teehouse.cloud.inventory import views as inventory
+from teehouse.cloud.nodes import views as nodes
+from teehouse.cloud.revisions import views as revisions
+from teehouse.cloud.webhooks import views as webhooks
+
+SIGNED: Final[tuple[APIRouter, ...]] = (
+    accounts.router,
+    workspaces.router,
+    webhooks.router,
+    inventory.router,
+    nodes.router,
+    apps.router,
+    revisions.router,
+)
+PUBLIC: Final[tuple[APIRouter, ...]] = (device.public_router,)
+PAGES: Final[tuple[APIRouter, ...]] = (device.page_router,)

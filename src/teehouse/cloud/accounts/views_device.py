@@ -1,0 +1,179 @@
+"""Routes of the device-code login: the program's two, and the page where a person approves.
+
+Rules:
+
+1. The program's routes need no key: getting one is what they are for.
+2. The page works without scripts. It is framed by nobody, its forms post to itself only, carry the session's token,
+   and are refused when the browser says that another site sent them.
+3. The session's cookie is read by no script, and sent by no other site.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
+from urllib.parse import parse_qs
+
+from fastapi import APIRouter, Query
+from jinja2 import Environment, PackageLoader, select_autoescape
+from sqlalchemy.ext.asyncio import AsyncSession
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+
+from teehouse.cloud.accounts import device_login
+from teehouse.cloud.accounts.caller import Caller
+from teehouse.cloud.accounts.device_login import OAuthRefusal
+from teehouse.cloud.errors import CloudError
+from teehouse.cloud.http.dependencies import Parts, Reading, Writing
+from teehouse.cloud.http.docs_page import HEADERS, STYLE
+from teehouse.wire.cloud.accounts import DeviceCodeBody, DeviceCodeRequest, DeviceToken, DeviceTokenRequest
+from teehouse.wire.cloud.problems import OAuthProblem
+
+COOKIE: Final = "teehouse_session"
+FORM_LIMIT: Final = 4096  # bytes
+PAGE_HEADERS: Final[Mapping[str, str]] = {
+    **HEADERS,
+    "Content-Security-Policy": HEADERS["Content-Security-Policy"].replace(
+        "form-action 'none'", "form-action 'self'"
+    ),
+    "Cache-Control": "no-store",
+}
+
+public_router = APIRouter(prefix="/auth/device", tags=["account"])
+page_router = APIRouter(prefix="/device", include_in_schema=False)
+_template = Environment(
+    loader=PackageLoader("teehouse.cloud.accounts"), autoescape=select_autoescape()
+).get_template("device.html")
+_OAUTH: Final[dict[int | str, dict[str, Any]]] = {
+    400: {"model": OAuthProblem, "description": "Not yet, not any more, or never"}
+}
+
+
+def _oauth(refusal: OAuthRefusal) -> Response:
+    """400 with the error under `detail`, and nothing else there: that is what the CLI reads (cloud-api.md 9)."""
+    detail = {"error": refusal.error, "error_description": refusal.description}
+    return JSONResponse({"detail": detail}, 400)
+
+
+@public_router.post("/code", response_model=DeviceCodeBody, responses=_OAUTH)
+async def begin_device_login(body: DeviceCodeRequest, session: Writing, parts: Parts) -> object:
+    """Begin a login: a code for the program, and one for the person."""
+    settings = parts.settings
+    try:
+        begun = await device_login.begin(
+            session, settings, client_id=body.client_id, scope=body.scope, now=parts.clock.now()
+        )
+    except OAuthRefusal as refusal:
+        return _oauth(refusal)
+    page = f"{settings.public_url}/device"
+    return DeviceCodeBody(
+        device_code=begun.device_code,
+        user_code=begun.user_code,
+        verification_uri=page,
+        verification_uri_complete=f"{page}?user_code={begun.user_code}",
+        expires_in=settings.device_code_seconds,
+        interval=settings.device_code_interval,
+    )
+
+
+@public_router.post("/token", response_model=DeviceToken, responses=_OAUTH)
+async def fetch_device_token(body: DeviceTokenRequest, session: Writing, parts: Parts) -> object:
+    """Fetch the key of an approved login, or hear why there is none yet."""
+    if body.grant_type != device_login.GRANT_TYPE:
+        return _oauth(OAuthRefusal("unsupported_grant_type", f"Use {device_login.GRANT_TYPE}"))
+    answer = await device_login.fetch(session, body.device_code, parts.clock.now())
+    return _oauth(answer) if isinstance(answer, OAuthRefusal) else DeviceToken(access_token=answer.token)
+
+
+def _page(status: int = 200, **shown: Any) -> Response:
+    return HTMLResponse(_template.render(style=STYLE, **shown), status, dict(PAGE_HEADERS))
+
+
+async def _form(request: Request) -> dict[str, str]:
+    """The fields of a form that our own page sent (rule 2). Raises `CloudError`."""
+    if request.headers.get("Sec-Fetch-Site", "same-origin") not in {"same-origin", "none"}:
+        raise CloudError(None, "This form was sent by another site", status=403)
+    if int(request.headers.get("content-length") or 0) > FORM_LIMIT:
+        raise CloudError(None, f"A form has at most {FORM_LIMIT} bytes", status=413)
+    body = (await request.body())[: FORM_LIMIT + 1]
+    fields = parse_qs(body.decode("ascii", "replace"), max_num_fields=8, errors="replace")
+    return {name: values[0] for name, values in fields.items()}
+
+
+async def _signed_in(request: Request, session: AsyncSession, parts: Parts) -> tuple[str, Caller] | None:
+    token = request.cookies.get(COOKIE, "")
+    caller = await device_login.session_caller(session, token, parts.clock.now())
+    return None if caller is None else (token, caller)
+
+
+@page_router.get("")
+async def show_device_page(
+    request: Request,
+    session: Reading,
+    parts: Parts,
+    user_code: Annotated[str, Query(max_length=64)] = "",
+) -> Response:
+    """The page: sign in, say the code, approve."""
+    signed = await _signed_in(request, session, parts)
+    if signed is None:
+        return _page(step="sign-in", user_code=user_code)
+    token, caller = signed
+    shown: dict[str, Any] = {
+        "caller": caller,
+        "user_code": user_code,
+        "form_token": device_login.form_token(token),
+    }
+    if not user_code:
+        return _page(step="code", **shown)
+    try:
+        login = await device_login.find_pending(session, user_code, parts.clock.now())
+    except CloudError:
+        return _page(404, step="code", problem="No login waits under this code.", **shown)
+    return _page(step="decide", login=login, **shown)
+
+
+@page_router.post("/session")
+async def sign_in(request: Request, session: Writing, parts: Parts) -> Response:
+    """Begin a session by showing an API key."""
+    form = await _form(request)
+    code = form.get("user_code", "")[:64]
+    begun = await device_login.begin_session(
+        session, parts.settings, form.get("api_key", "").strip(), parts.clock.now()
+    )
+    if begun is None:
+        return _page(403, step="sign-in", user_code=code, problem="This is no valid API key.")
+    normal = device_login.normal_user_code(code)
+    answer = RedirectResponse(f"/device?user_code={normal}" if normal else "/device", 303)
+    answer.set_cookie(
+        COOKIE,
+        begun[0],
+        max_age=parts.settings.session_seconds,
+        path="/device",
+        secure=parts.settings.public_url.startswith("https:"),
+        httponly=True,
+        samesite="strict",
+    )
+    return answer
+
+
+@page_router.post("/decision")
+async def decide(request: Request, session: Writing, parts: Parts) -> Response:
+    """Approve or deny a login."""
+    form = await _form(request)
+    signed = await _signed_in(request, session, parts)
+    if signed is None:
+        return _page(403, step="sign-in", user_code=form.get("user_code", ""), problem="Sign in first.")
+    token, caller = signed
+    if not device_login.is_form_token(token, form.get("form_token", "")):
+        return _page(403, step="end", problem="This form is not from your session. Open the page anew.")
+    if form.get("decision") == "sign-out":
+        await device_login.end_session(session, token)
+        answer = RedirectResponse("/device", 303)
+        answer.delete_cookie(COOKIE, path="/device")
+        return answer
+    approve = form.get("decision") == "approve"
+    try:
+        await device_login.decide(
+            session, caller, form.get("user_code", ""), approve=approve, now=parts.clock.now()
+        )
+    except CloudError as error:
+        return _page(error.status, step="end", problem=f"{error.message}.")
+    return _page(step="end", approved=approve)
