@@ -19,9 +19,10 @@ async def node_spec(session: AsyncSession, cvm: Cvm) -> CvmSpec:
     compose, app_id, kms_url = (
         await session.execute(
             select(ComposeFile.body, App.app_id, KmsNode.url)
+            .select_from(ComposeFile)
+            .join(App, App.id == cvm.app_record_id)
+            .join(KmsNode, KmsNode.id == cvm.kms_id)
             .where(ComposeFile.compose_hash == cvm.compose_hash)
-            .where(App.id == cvm.app_record_id)
-            .where(KmsNode.id == cvm.kms_id)
         )
     ).one()
     revision = await latest_revision(session, cvm.id)
