@@ -196,11 +196,13 @@ def test_7_descriptors_that_are_no_listening_unix_sockets(kind: str, tmp_path: P
         "closed": tuple,
     }
     sockets = makers[kind]()
-    base = free_run(1)
-    if kind == "file":
-        with (tmp_path / "file").open("w") as file:
+    with (tmp_path / "file").open(
+        "w"
+    ) as file:  # open before a free number is looked for: it must not be this one
+        base = free_run(1)
+        if kind == "file":
             os.dup2(file.fileno(), base)
-    elif sockets:
+    if sockets:
         os.dup2(sockets[0].fileno(), base)
     with pytest.raises(MisuseError) as caught:
         inherited_sockets({"LISTEN_PID": "7", "LISTEN_FDS": "1"}, 7, first=base)
