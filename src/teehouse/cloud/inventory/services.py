@@ -112,7 +112,10 @@ async def find_kms(session: AsyncSession, text: str, *, app_id: str | None = Non
 
 
 async def find_contract(session: AsyncSession, text: str) -> tuple[KmsContract, int]:
-    """The contract with this id, slug or address, and how many KMSs run for it. Raises `CloudError` 404."""
+    """The contract with this id, slug or address, or of the KMS with this id, slug or type, and how many run for it.
+
+    Raises `CloudError` 404.
+    """
     number = decode(Kind.KMS_CONTRACT, text)
     by_name = or_(KmsContract.slug == text, func.lower(KmsContract.contract_address) == text.lower())
     row = (
@@ -123,9 +126,11 @@ async def find_contract(session: AsyncSession, text: str) -> tuple[KmsContract, 
             .limit(1)
         )
     ).one_or_none()
-    if row is None:
-        raise not_found("KMS contract")
-    return row[0], row[1]
+    if row is not None:
+        return row[0], row[1]
+    kms = await find_kms(session, text)
+    count = await session.scalar(select(_node_count()).where(KmsContract.id == kms.contract_id))
+    return kms.contract, count or 0
 
 
 async def contract_nodes(session: AsyncSession, contract_id: int) -> Sequence[KmsNode]:
