@@ -1,11 +1,15 @@
 """Rows of workspaces, nodes and inventory, for tests that need no more of the control plane than its tables."""
 
+import secrets
 from datetime import UTC, datetime
+from typing import Any
 
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from teehouse.cloud.accounts.models import Quota, User, Workspace
-from teehouse.cloud.cvms.models import Provision
+from teehouse.cloud.apps.models import App
+from teehouse.cloud.cvms.models import Cvm, Provision
 from teehouse.cloud.inventory.models import KmsContract, KmsNode, OsImage
 from teehouse.cloud.nodes.models import Node, NodeDevice, NodeImage, NodeKms
 from teehouse.cloud.revisions.models import ComposeFile
@@ -105,3 +109,37 @@ async def add_provisions(session: AsyncSession, workspace_id: int, count: int) -
     session.add_all(rows)
     await session.flush()
     return [row.id for row in rows]
+
+
+async def add_cvm(session: AsyncSession, workspace_id: int, node_id: int) -> int:
+    """The number of a new CVM, of an app of its own."""
+    number = secrets.token_hex(16)
+    user = await session.scalar(select(User)) or await add_user(session)
+    kms = (await session.scalars(select(KmsNode))).one()
+    image = (await session.scalars(select(OsImage))).one()
+    common: dict[str, Any] = {
+        "workspace_id": workspace_id,
+        "creator_id": user.id,
+        "kms_id": kms.id,
+        "created_at": NOW,
+        "updated_at": NOW,
+    }
+    app = App(app_id=secrets.token_hex(20), name=number, kms_type="phala", **common)
+    session.add(app)
+    await session.flush()
+    cvm = Cvm(
+        vm_uuid=number,
+        app_record_id=app.id,
+        name=f"a{number}",
+        node_id=node_id,
+        os_image_id=image.id,
+        base_image=image.name,
+        vcpu=1,
+        memory_mb=2048,
+        disk_gb=20,
+        compose_hash="00" * 32,
+        **common,
+    )
+    session.add(cvm)
+    await session.flush()
+    return cvm.id

@@ -1,7 +1,6 @@
 """Rules 1 to 5 of `teehouse.cloud.nodes.reservations`, on SQLite and on PostgreSQL."""
 
 import asyncio
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import replace
@@ -11,10 +10,17 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select
 
-from support.cloud_inventory_support import NOW, add_inventory, add_node, add_provisions, add_workspace
+from support.cloud_core_support import KINDS, migrated_url
+from support.cloud_inventory_support import (
+    NOW,
+    add_cvm,
+    add_inventory,
+    add_node,
+    add_provisions,
+    add_workspace,
+)
 from teehouse.cloud.cvms.models import Reservation
-from teehouse.cloud.db.engine import Database, open_database, sqlite_url
-from teehouse.cloud.db.migrate import upgrade
+from teehouse.cloud.db.engine import Database, open_database
 from teehouse.cloud.errors import CloudError, ErrorCode
 from teehouse.cloud.nodes import reservations
 from teehouse.cloud.nodes.models import Node
@@ -24,23 +30,9 @@ from teehouse.cloud.nodes.reservations import Held
 SMALL = Size(1, 2048, 20)
 
 
-@pytest.fixture(scope="module")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with its tables and nothing else, copied for each test."""
-    path = tmp_path_factory.mktemp("migrated") / "cloud.db"
-
-    async def migrate() -> None:
-        opened = open_database(sqlite_url(path))
-        await upgrade(opened)
-        await opened.dispose()
-
-    asyncio.run(migrate())
-    return path
-
-
-@pytest.fixture
-async def database(migrated: Path, tmp_path: Path) -> AsyncIterator[Database]:
-    opened = open_database(sqlite_url(Path(shutil.copy(migrated, tmp_path))))
+@pytest.fixture(params=KINDS)
+async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Database]:
+    opened = open_database(await migrated_url(request.param, tmp_path))
     yield opened
     await opened.dispose()
 
@@ -245,3 +237,84 @@ async def test_a_place_belongs_to_somebody(database: Database) -> None:
             await reservations.reserve(session, place.wanted, now=NOW)
         with pytest.raises(ValueError, match="a place is given back"):
             await reservations.release(session)
+
+
+async def deployed(place: Place, provision: int) -> int:
+    """The number of a CVM that took over a provision's place."""
+    async with place.database.write() as session:
+        cvm = await add_cvm(session, place.wanted.workspace_id, place.nodes[0])
+        held = await reservations.take_over(session, provision, cvm)
+        assert held is not None
+        return cvm
+
+
+async def test_a_cvm_keeps_the_place_of_its_provision_until_it_gives_it_back(database: Database) -> None:
+    place = await prepared(database)
+    await place.reserve(place.provisions[0])
+    cvm = await deployed(place, place.provisions[0])
+    async with database.write() as session:
+        assert await reservations.expire(session, NOW + timedelta(days=1)) == 0
+        assert not await reservations.release(session, provision_id=place.provisions[0])
+    assert (await place.used())[place.nodes[0]][0] == 1
+    async with database.write() as session:
+        assert await reservations.release(session, cvm_id=cvm)
+    assert (await place.used())[place.nodes[0]][0] == 0
+
+
+async def test_a_place_that_ran_out_cannot_be_taken_over(database: Database) -> None:
+    place = await prepared(database)
+    async with database.write() as session:
+        cvm = await add_cvm(session, place.wanted.workspace_id, place.nodes[0])
+        assert await reservations.take_over(session, place.provisions[0], cvm) is None
+
+
+async def test_a_place_grows_and_shrinks_within_node_and_quota(database: Database) -> None:
+    place = await prepared(database, vcpu=20, slots=1)
+    await place.reserve(place.provisions[0])
+    cvm = await deployed(place, place.provisions[0])
+
+    async def resize(size: Size) -> bool:
+        async with database.write() as session:
+            return await reservations.resize(session, cvm, size)
+
+    assert await resize(Size(16, 4096, 40))
+    assert await place.used() == {place.nodes[0]: (16, 4096, 40, 0, 1)}
+    assert not await resize(Size(16, 4096, 40))
+    for size, code in (
+        (Size(17, 4096, 40), ErrorCode.INSUFFICIENT_VCPU),
+        (Size(21, 4096, 40), ErrorCode.QUOTA_EXCEEDED),
+        (Size(16, 65537, 40), ErrorCode.INSUFFICIENT_MEMORY),
+        (Size(16, 4096, 1001), ErrorCode.RESOURCE_NOT_AVAILABLE),
+        (Size(16, 4096, 40, gpus=1), ErrorCode.INSUFFICIENT_GPU),
+    ):
+        with pytest.raises(CloudError) as refused:
+            await resize(size)
+        assert refused.value.code is code
+    assert await place.used() == {place.nodes[0]: (16, 4096, 40, 0, 1)}
+    async with database.write() as session:
+        (await session.get_one(Node, place.nodes[0])).vcpu = 4  # the node became smaller
+    assert await resize(Size(8, 4096, 40))
+    assert await place.used() == {place.nodes[0]: (8, 4096, 40, 0, 1)}
+
+
+async def test_a_cvm_without_a_place_has_no_size(database: Database) -> None:
+    place = await prepared(database)
+    async with database.write() as session:
+        with pytest.raises(CloudError) as refused:
+            await reservations.resize(session, 77, SMALL)
+    assert (place.nodes[0], refused.value.status) == (place.nodes[0], 404)
+
+
+async def test_resizing_at_once_does_not_overbook(database: Database) -> None:
+    place = await prepared(database, provisions=6)
+    for provision in place.provisions:
+        await place.reserve(provision)
+    cvms = [await deployed(place, provision) for provision in place.provisions]
+
+    async def resize(cvm: int) -> bool:
+        async with database.write() as session:
+            return await reservations.resize(session, cvm, Size(6, 2048, 20))
+
+    ended = await asyncio.gather(*(resize(cvm) for cvm in cvms), return_exceptions=True)
+    assert sum(entry is True for entry in ended) == 2  # 6 are taken; two times 5 more fit into 16
+    assert (await place.used())[place.nodes[0]] == (16, 12288, 120, 0, 6)
