@@ -14,6 +14,7 @@ import base64
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from cryptography import x509
 
@@ -95,8 +96,13 @@ def split_pem_chain(data: bytes) -> list[bytes]:
     return chain
 
 
+@lru_cache(maxsize=256)
 def parse_pck_extension(certificate_der: bytes) -> PckExtension:
-    """The SGX extension of a certificate. Raises `EvidenceError` (malformed)."""
+    """The SGX extension of a certificate. Raises `EvidenceError` (malformed).
+
+    Reading takes longer than a signature's verification, and a platform shows the same certificate with each quote:
+    what was read last is kept.
+    """
     certificate = load_certificate(certificate_der)
     try:
         extension = certificate.extensions.get_extension_for_oid(SGX_EXTENSION_OID)

@@ -194,6 +194,7 @@ class FileAuth:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._known: tuple[bytes, AuthRules] | None = None  # the content of the file when it was last read
 
     async def info(self) -> AuthInfo:
         """What the file says of itself. Raises `CollateralError` when it cannot be used."""
@@ -222,7 +223,10 @@ class FileAuth:
             return _unusable(error)
 
     async def _rules(self) -> AuthRules:
-        return parse_auth_rules(await asyncio.to_thread(self._read))
+        content = await asyncio.to_thread(self._read)
+        if self._known is None or self._known[0] != content:
+            self._known = content, parse_auth_rules(content)
+        return self._known[1]
 
     def _read(self) -> bytes:
         try:
