@@ -1,0 +1,265 @@
+"""Changes of CVMs through the API, as published clients send them (cloud-api.md 13)."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from support.cloud_core_support import Cloud, cloud
+from support.cloud_inventory_support import add_inventory, add_node
+from support.cloud_life_support import BOX, YAML, FixedKeys
+from support.node_memory import MemoryNode
+from teehouse.cloud.allowlists.gate import GatedApp, OnchainStatus
+from teehouse.cloud.cvms.lifecycle import Lifecycle
+from teehouse.cloud.inventory.seeding import seed_instance_types
+from teehouse.cloud.nodes.directory import KnownNodes
+from teehouse.cloud.workflows.inline import InlineWorkflows
+from teehouse.cloud.workflows.steps import Steps
+
+V1, V2, V4 = ({"X-Phala-Version": version} for version in ("2025-10-28", "2026-01-21", "2026-06-23"))
+API = "/api/v1"
+COMPOSE = {"allowed_envs": [], "docker_compose_file": YAML, "name": "", "public_logs": True}
+
+
+class Gate:
+    """A contract of a test: hashes that are allowed, and transactions that prove one."""
+
+    def __init__(self) -> None:
+        self.on_chain = False
+        self.allowed: set[str] = set()
+        self.proved: list[str] = []
+
+    async def status(self, app: GatedApp, compose_hash: str, device_id: str | None) -> OnchainStatus | None:
+        return OnchainStatus(compose_hash in self.allowed, True) if self.on_chain else None
+
+    async def check_transaction(self, app: GatedApp, compose_hash: str, transaction_hash: str) -> None:
+        self.proved.append(transaction_hash)
+
+
+@dataclass
+class Api:
+    cloud: Cloud
+    client: httpx.AsyncClient
+    node: MemoryNode
+    workflows: InlineWorkflows
+    gate: Gate
+
+    async def call(self, method: str, path: str, **given: Any) -> httpx.Response:
+        answer = await self.client.request(method, API + path, **given)
+        await self.workflows.idle()
+        return answer
+
+    async def deploy(self, name: str = "my-app") -> dict[str, Any]:
+        body = {
+            "name": name,
+            "compose_file": COMPOSE,
+            "listed": False,
+            "kms": "PHALA",
+            "instance_type": "tdx.small",
+        }
+        found = (await self.call("POST", "/cvms/provision", json=body, headers=V1)).json()
+        commit = {"app_id": found["app_id"], "compose_hash": found["compose_hash"], "encrypted_env": BOX}
+        answer = await self.call("POST", "/cvms", json=commit, headers=V1)
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json())
+
+
+@asynccontextmanager
+async def api(kind: str, tmp_path: Path) -> AsyncIterator[Api]:
+    async with cloud(kind, tmp_path) as made:
+        async with made.database.write() as session:
+            await seed_instance_types(session)
+            image, kms = await add_inventory(session)
+            node_id = (await add_node(session, image, kms)).id
+        node, gate = MemoryNode(made.clock), Gate()
+        nodes = KnownNodes({node_id: node})
+        workflows = InlineWorkflows(
+            made.database, Steps(made.database, nodes, made.clock, patience=0.2, limit=5)
+        )
+        made.parts.lifecycle = Lifecycle(
+            made.database,
+            nodes,
+            workflows,
+            FixedKeys(),
+            gate,
+            made.clock,
+            public_url="https://cloud.example.org",
+        )
+        try:
+            yield Api(made, made.client(), node, workflows, gate)
+        finally:
+            await workflows.close()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def served(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Api]:
+    async with api(request.param, tmp_path) as made:
+        yield made
+
+
+async def test_deploy_as_the_cli_does(served: Api) -> None:
+    cvm = await served.deploy()
+    assert (cvm["name"], cvm["status"], cvm["vcpu"], cvm["memory"]) == ("my-app", "creating", 1, 2048)
+    assert cvm["encrypted_env_pubkey"] == "e3" * 32
+    assert cvm["docker_compose_file"] == YAML
+    assert isinstance(cvm["id"], int)
+    again = await served.call("POST", f"/cvms/{cvm['vm_uuid'].replace('-', '')}/start", headers=V2)
+    assert (again.json()["status"], again.json()["instance_id"]) == (
+        "running",
+        served.node.states[cvm["vm_uuid"].replace("-", "")].instance_id.hex(),
+    )
+    newest = await served.call("POST", "/cvms/my-app/shutdown", headers=V4)
+    assert newest.json()["id"].startswith("cvm_")
+
+
+async def test_updates_tell_what_changed(served: Api) -> None:
+    cvm = await served.deploy()
+    path = f"/cvms/{cvm['id']}"
+    uuid = cvm["vm_uuid"].replace("-", "")
+    before = served.node.specs[uuid]
+    other = YAML.replace("1.27", "1.28")
+    answer = await served.call("PATCH", path, json={"docker_compose_file": other, "public_logs": True})
+    assert (answer.status_code, answer.json()["changed"]) == (200, ["docker_compose_file"])
+    assert answer.json()["correlation_id"] == served.node.states[uuid].correlation_id
+    assert served.node.states[uuid].boot_count == 2
+    same = await served.call("PATCH", path, json={"docker_compose_file": other})
+    assert (same.json()["changed"], same.json()["message"]) == ([], "Nothing changed")
+    assert served.node.states[uuid].boot_count == 2
+    quiet = await served.call("PATCH", path, json={"shutdown_timeout": 30})
+    assert quiet.json()["changed"] == ["shutdown_timeout"]
+    assert served.node.states[uuid].boot_count == 2
+    resized = await served.call(
+        "PATCH", f"{path}/resources", json={"vcpu": 2, "memory": 2048, "allow_restart": 1}
+    )
+    assert resized.json()["changed"] == ["vcpu", "instance_type"]
+    assert served.node.specs[uuid].cpu_count == 2
+    seen = await served.call(
+        "PATCH", f"{path}/visibility", json={"public_logs": False, "public_tcbinfo": None}
+    )
+    assert (seen.json()["changed"], seen.json()["public_logs"]) == (["public_logs"], False)
+    envs = await served.call(
+        "PATCH", f"{path}/envs", json={"encrypted_env": "cd" * 80, "env_keys": ["A", "B"]}
+    )
+    assert (envs.json()["status"], envs.json()["allowed_envs_changed"]) == ("in_progress", True)
+    script = await served.call(
+        "PATCH", f"{path}/pre-launch-script", content="echo hello\n", headers={"Content-Type": "text/plain"}
+    )
+    assert script.json()["changed"] == ["pre_launch_script"]
+    assert served.node.specs[uuid].app_id == before.app_id
+    assert served.node.specs[uuid].encrypted_env == bytes.fromhex("cd" * 80)
+    app = (await served.call("GET", f"/apps/{cvm['app_id']}/revisions")).json()
+    assert [one["operation_type"] for one in app["revisions"]] == [
+        "update_pre_launch_script",
+        "update_env",
+        "update_visibility",
+        "update_resources",
+        "update",
+        "update_compose",
+        "create",
+    ]
+
+
+async def test_two_updates_at_once(served: Api) -> None:
+    cvm = await served.deploy()
+    files = [YAML.replace("1.27", version) for version in ("1.28", "1.29")]
+    answers = await asyncio.gather(
+        *(
+            served.client.patch(f"{API}/cvms/{cvm['id']}", json={"docker_compose_file": text})
+            for text in files
+        )
+    )
+    await served.workflows.idle()
+    assert sorted(answer.status_code for answer in answers) == [200, 409]
+    (refused,) = (answer.json() for answer in answers if answer.status_code == 409)
+    assert "error_code" not in refused
+    won = next(text for text, answer in zip(files, answers, strict=True) if answer.status_code == 200)
+    assert won in served.node.specs[cvm["vm_uuid"].replace("-", "")].compose.decode().replace("\\n", "\n")
+
+
+async def test_a_change_on_chain_waits_for_its_hash(served: Api) -> None:
+    cvm = await served.deploy()
+    served.gate.on_chain = True
+    path = f"/cvms/{cvm['id']}"
+    change = {"docker_compose_file": YAML.replace("1.27", "1.28")}
+    refused = await served.call("PATCH", path, json=change)
+    assert (refused.status_code, refused.json()["error_code"]) == (465, "ERR-01-005")
+    details = {entry["field"]: entry["value"] for entry in refused.json()["details"]}
+    assert details["app_id"] == cvm["app_id"]
+    assert details["onchain_status"] == {
+        "compose_hash_allowed": False,
+        "device_id_allowed": True,
+        "is_allowed": False,
+    }
+    headers = {"X-Compose-Hash": "0x" + details["compose_hash"], "X-Transaction-Hash": "0x" + "ab" * 32}
+    early = await served.call("PATCH", path, json={}, headers=headers)
+    assert (early.status_code, early.json()["error_code"]) == (468, "ERR-01-008")
+    served.gate.allowed.add(details["compose_hash"])
+    anonymous = served.cloud.client(None)
+    body = {"token": details["commit_token"], "compose_hash": "", "transaction_hash": ""}
+    done = await anonymous.post(f"{API}{path}/commit-update", json=body)
+    await served.workflows.idle()
+    assert (done.status_code, done.json()["changed"]) == (200, ["docker_compose_file"])
+    twice = await anonymous.post(f"{API}{path}/commit-update", json=body)
+    assert (twice.status_code, twice.json()["error_code"]) == (466, "ERR-01-006")
+    assert served.gate.proved == ["0x" + "ab" * 32]
+
+
+async def test_replicas_and_instances(served: Api) -> None:
+    cvm = await served.deploy()
+    copy = await served.call("POST", f"/cvms/{cvm['vm_uuid']}/replicas", json={"node_id": None}, headers=V2)
+    assert (copy.status_code, copy.json()["name"], copy.json()["app_id"]) == (200, "my-app-2", cvm["app_id"])
+    instance = await served.call(
+        "POST", f"/apps/{cvm['app_id']}/instances", json={"name": "third-one"}, headers=V4
+    )
+    assert (instance.json()["name"], instance.json()["resource"]["vcpu"]) == ("third-one", 1)
+    several = await served.call("POST", f"/cvms/app_{cvm['app_id']}/stop")
+    assert (several.status_code, several.json()["error_code"]) == (409, "ERR-03-010")
+    gone = await served.call("DELETE", f"/cvms/{cvm['vm_uuid']}")
+    assert gone.status_code == 200
+    lost = await served.call("POST", f"/cvms/{cvm['vm_uuid']}/start")
+    assert (lost.status_code, lost.json()["error_code"]) == (404, "ERR-03-001")
+
+
+async def test_a_whole_compose_file_in_two_requests(served: Api) -> None:
+    cvm = await served.deploy()
+    path = f"/cvms/{cvm['id']}/compose_file"
+    wanted = {"docker_compose_file": YAML, "name": "renamed", "features": ["kms"]}
+    found = (await served.call("POST", f"{path}/provision", json={**wanted, "update_env_vars": False})).json()
+    assert (found["app_id"], found["compose_hash_registered"]) == (cvm["app_id"], True)
+    done = await served.call(
+        "PATCH", path, json={"compose_hash": found["compose_hash"], "encrypted_env": None}
+    )
+    assert done.json()["changed"] == ["features", "name"]
+    unknown = await served.call("PATCH", path, json={"compose_hash": "00" * 32})
+    assert unknown.json()["error_code"] == "ERR-01-006"
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "code"),
+    [
+        ({"docker_compose_file": "services: {}"}, 400, "ERR-01-003"),
+        ({"docker_compose_file": "x" * 262_145}, 400, "ERR-01-003"),
+        ({"image": "dstack-9.9.9"}, 400, "ERR-02-010"),
+        ({"instance_type": "tdx.huge"}, 400, "ERR-02-001"),
+        ({"disk_size": 1}, 400, "ERR-02-008"),
+        ({"vcpu": 17}, 400, "ERR-02-003"),
+        ({"vcpu": 33}, 400, "ERR-02-015"),
+        ({"encrypted_env": "zz"}, 400, "ERR-02-008"),
+    ],
+)
+async def test_changes_that_are_refused_leave_all_as_it_was(
+    tmp_path: Path, change: dict[str, Any], status: int, code: str
+) -> None:
+    async with api("sqlite", tmp_path) as served:
+        cvm = await served.deploy()
+        before = served.node.specs[cvm["vm_uuid"].replace("-", "")]
+        answer = await served.call("PATCH", f"/cvms/{cvm['id']}", json=change)
+        assert (answer.status_code, answer.json()["error_code"]) == (status, code)
+        assert served.node.specs[cvm["vm_uuid"].replace("-", "")] == before
+        revisions = (await served.call("GET", f"/apps/{cvm['app_id']}/revisions")).json()
+        assert revisions["total"] == 1
