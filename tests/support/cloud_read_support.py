@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from fastapi import FastAPI
 from pydantic import SecretBytes, TypeAdapter
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -266,6 +267,17 @@ async def _template() -> Path:
     return _templates[0]
 
 
+_apps: list[FastAPI] = []
+
+
+def _app(parts: CloudParts) -> FastAPI:
+    """The application, made once per process: its routes find the parts anew in each request."""
+    if not _apps:
+        _apps.append(create_app(parts))
+    _apps[0].state.parts = parts
+    return _apps[0]
+
+
 @asynccontextmanager
 async def world(directory: Path, **parts: Any) -> AsyncIterator[World]:
     """The inventory, and no apps."""
@@ -279,7 +291,7 @@ async def world(directory: Path, **parts: Any) -> AsyncIterator[World]:
         clock=clock,
         **parts,
     )
-    transport = httpx.ASGITransport(create_app(made))
+    transport = httpx.ASGITransport(_app(made))
     async with httpx.AsyncClient(transport=transport, base_url="http://cloud.example.org") as client:
         yield World(made, client, clock)
     await made.database.dispose()

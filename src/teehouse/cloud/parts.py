@@ -8,8 +8,13 @@ from dataclasses import dataclass, field
 
 from teehouse.base.clock import Clock, SystemClock
 from teehouse.cloud.accounts.ssh_keys import GithubKeys
+from teehouse.cloud.allowlists.services import ContractReader
+from teehouse.cloud.attestations.agents import AgentReader
+from teehouse.cloud.attestations.services import Attestations
+from teehouse.cloud.cvms.lifecycle import Lifecycle
 from teehouse.cloud.db.engine import Database
 from teehouse.cloud.inventory.env_keys import KmsKeys
+from teehouse.cloud.nodes.directory import KnownNodes, NodeDirectory
 from teehouse.cloud.settings import CloudSettings
 
 
@@ -22,3 +27,8 @@ class CloudParts:
     clock: Clock = field(default_factory=SystemClock)
     kms_keys: KmsKeys | None = None  # None: each question goes to the KMS itself
     github_keys: GithubKeys | None = None
+    nodes: NodeDirectory = field(default_factory=lambda: KnownNodes({}))
+    agents: AgentReader | None = None  # None: no agent can be asked (attestations.serving opens the way)
+    attestations: Attestations = field(default_factory=Attestations)
+    contracts: ContractReader | None = None  # None: no chain can be asked
+    lifecycle: Lifecycle | None = None  # None: this process has no nodes, and changes no CVMs

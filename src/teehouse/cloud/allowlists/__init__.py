@@ -1,1 +1,1 @@
-"""What contracts, and their owners, allow apps to run."""
+"""Allow-lists: what the contract of an app lets run, and where."""

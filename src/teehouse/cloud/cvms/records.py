@@ -366,7 +366,13 @@ async def load_composes(session: AsyncSession, wanted: set[str]) -> dict[str, Co
     return known
 
 
-def parse_compose(body: bytes) -> dict[str, Any]:
+async def load_compose_text(session: AsyncSession, compose_hash: str) -> str:
+    """The compose file with this hash, which exists, as it was stored."""
+    statement = select(ComposeFile.body).where(ComposeFile.compose_hash == compose_hash)
+    return (await session.scalars(statement)).one().decode()
+
+
+def parse_compose(body: bytes | str) -> dict[str, Any]:
     """The members of an app-compose file; none of one that is no JSON object, which nothing here stores."""
     try:
         value = json.loads(body)

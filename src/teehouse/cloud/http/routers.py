@@ -14,7 +14,11 @@ from fastapi import APIRouter
 from teehouse.cloud.accounts import views as accounts
 from teehouse.cloud.accounts import views_device as device
 from teehouse.cloud.accounts import views_workspaces as workspaces
+from teehouse.cloud.allowlists import views as allowlists
 from teehouse.cloud.apps import views as apps
+from teehouse.cloud.attestations import views as attestations
+from teehouse.cloud.cvms import views_change as cvm_changes
+from teehouse.cloud.cvms import views_deploy as cvm_deploys
 from teehouse.cloud.inventory import views as inventory
 from teehouse.cloud.nodes import views as nodes
 from teehouse.cloud.revisions import views as revisions
@@ -28,6 +32,14 @@ SIGNED: Final[tuple[APIRouter, ...]] = (
     nodes.router,
     apps.router,
     revisions.router,
+    cvm_deploys.router,
+    cvm_changes.router,
+    attestations.router,
+    allowlists.router,
 )
-PUBLIC: Final[tuple[APIRouter, ...]] = (device.public_router,)
+PUBLIC: Final[tuple[APIRouter, ...]] = (
+    device.public_router,
+    cvm_changes.public_router,
+    attestations.public_router,
+)
 PAGES: Final[tuple[APIRouter, ...]] = (device.page_router,)

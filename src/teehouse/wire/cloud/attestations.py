@@ -13,10 +13,15 @@ class LogEvent(Body):
     digest: str
     event: str
     event_payload: str
+    version: int | None = None
+    preimage: str | None = None
 
 
 class TcbInfo(Body):
-    """The registers (96 hex digits each), the log they are made of, and the exact app-compose text."""
+    """The registers (96 hex digits each), the log they are made of, and the exact app-compose text.
+
+    The hashes have 64 hex digits; what they are of says guest-agent.md 4.4.1.
+    """
 
     mrtd: str
     rootfs_hash: str | None = None
@@ -24,6 +29,10 @@ class TcbInfo(Body):
     rtmr1: str
     rtmr2: str
     rtmr3: str
+    mr_aggregated: str | None = None
+    os_image_hash: str | None = None
+    compose_hash: str | None = None
+    device_id: str | None = None
     event_log: list[LogEvent]
     app_compose: str
 

@@ -1,0 +1,1 @@
+"""Attestations: evidence of running CVMs, asked from their agents."""
