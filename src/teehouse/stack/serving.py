@@ -13,7 +13,7 @@ Serve = Callable[[asyncio.Event], Awaitable[None]]
 def run_until_stopped(serve: Serve) -> None:
     """Run `serve(stop)` to its end; SIGINT and SIGTERM set `stop`. What `serve` raises comes through.
 
-    The process may open as many files as its hard limit allows: a node needs about ten for each CVM.
+    The process may open as many files as its hard limit allows: a node needs fourteen for each CVM.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
