@@ -153,6 +153,8 @@ async def test_v4_has_contracts(cloud: World) -> None:
         assert await answered(cloud, f"/kms/{name}") == CONTRACT
     by_address = await answered(cloud, "/kms/0x2F83172A49584c017f2b256f0fb2dca14126ba9c")
     assert by_address["slug"] == "base"
+    for name in ("kms-phala", encode(Kind.KMS, 1)):  # a KMS that runs for it names it as well
+        assert await answered(cloud, f"/kms/{name}") == CONTRACT
     nodes = await answered(cloud, "/kms/phala/nodes")
     member = {name: PHALA[name] for name in ("id", "slug", "url", "version")} | {"kms_type": "phala"}
     assert nodes == {"items": [member], "total": 1}
