@@ -57,6 +57,23 @@ async def provision(life: Lifecycle, author: Author, request: ProvisionRequest) 
     return Provisioned(found.provision, found.node, found.image, found.kms, key)
 
 
+async def provisioned_with(
+    life: Lifecycle, author: Author, request: ProvisionRequest, nonce: int
+) -> tuple[str | None, str] | None:
+    """App id and compose hash of the provision that took this nonce for the same request; None for none."""
+    compose = new_compose(request.compose_file, env_keys=request.env_keys)
+    question = select(Provision.app_id, Provision.compose_hash).where(
+        Provision.workspace_id == author.workspace_id,
+        Provision.kind == "create",
+        Provision.nonce == nonce,
+        Provision.compose_hash == compose.compose_hash,
+        Provision.name == request.name,
+    )
+    async with life.database.read() as session:
+        row = (await session.execute(question.order_by(Provision.id.desc()).limit(1))).one_or_none()
+    return None if row is None else (row.app_id, row.compose_hash)
+
+
 def check_name(name: str) -> None:
     """Rule V4. Raises `CloudError` ERR-02-008."""
     if not is_cvm_name(name):

@@ -19,6 +19,8 @@ from teehouse.cloud.apps import views as apps
 from teehouse.cloud.attestations import views as attestations
 from teehouse.cloud.cvms import views_change as cvm_changes
 from teehouse.cloud.cvms import views_deploy as cvm_deploys
+from teehouse.cloud.cvms import views_legacy as cvm_legacy
+from teehouse.cloud.cvms import views_state as cvm_state
 from teehouse.cloud.inventory import views as inventory
 from teehouse.cloud.nodes import views as nodes
 from teehouse.cloud.revisions import views as revisions
@@ -32,6 +34,8 @@ SIGNED: Final[tuple[APIRouter, ...]] = (
     nodes.router,
     apps.router,
     revisions.router,
+    cvm_state.router,
+    cvm_legacy.router,
     cvm_deploys.router,
     cvm_changes.router,
     attestations.router,

@@ -1,0 +1,132 @@
+"""Following what happens on a node, event by event, and what is done now and then.
+
+Rules:
+
+F1. Events are followed from the last one taken in; the cursor is kept with the node's row, and begins anew with
+    another incarnation of the node process. After a gap all CVMs of the node are compared.
+F2. A node that does not answer is offline until it does; it is asked again after a pause.
+F3. A chore that fails is told to the log and done again at its next time; it ends none of the others.
+F4. The cursor is written with what it stands for: at the latest `CURSOR_EVERY` events later.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Final
+
+import structlog
+from sqlalchemy import select, update
+from sqlalchemy.exc import SQLAlchemyError
+
+from teehouse.base.clock import Clock
+from teehouse.base.findings import TeehouseError
+from teehouse.cloud.db.engine import Database
+from teehouse.cloud.nodes.directory import NodeDirectory
+from teehouse.cloud.nodes.models import Node as NodeRow
+from teehouse.cloud.nodes.models import NodeStatus
+from teehouse.cloud.workflows.observing import Reconciler
+from teehouse.node.api import EventKind
+
+PAUSE: Final = 5.0  # seconds
+CURSOR_EVERY: Final = 50
+
+_TELLING: Final = frozenset({EventKind.PHASE, EventKind.ERROR})
+_log = structlog.get_logger(__name__)
+
+
+class NodeFollower:
+    """Follows one node (rules F1, F2, F4)."""
+
+    def __init__(
+        self,
+        database: Database,
+        nodes: NodeDirectory,
+        reconciler: Reconciler,
+        clock: Clock,
+        node_id: int,
+        *,
+        pause: float = PAUSE,
+    ) -> None:
+        self._database = database
+        self._nodes = nodes
+        self._reconciler = reconciler
+        self._clock = clock
+        self._node_id = node_id
+        self._pause = pause
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            try:
+                await self.follow()
+            except (TeehouseError, SQLAlchemyError, OSError) as error:
+                _log.warning("node not followed", node=self._node_id, reason=str(error)[:200])
+                await self._offline()
+            await asyncio.sleep(self._pause)
+
+    async def follow(self) -> None:
+        """Until the node ends the stream. Raises `CollateralError`, and what the database raises."""
+        node = self._nodes.node(self._node_id)
+        info = await node.info()
+        cursor = await self._online(info.incarnation)
+        await self._reconciler.compare(self._node_id)
+        unwritten = 0
+        async for event in node.events(cursor):
+            if event.kind is EventKind.GAP:
+                await self._reconciler.compare(self._node_id)
+            elif event.kind in _TELLING:
+                await self._reconciler.take_over(self._node_id, event.cvm_id)
+            unwritten += 1
+            if event.kind in _TELLING or unwritten >= CURSOR_EVERY:
+                await self._write(event_cursor=event.sequence, last_seen_at=self._clock.now())
+                unwritten = 0
+
+    async def _online(self, incarnation: int) -> int:
+        """The node answers; after which event to go on."""
+        async with self._database.write() as session:
+            question = select(NodeRow).where(NodeRow.id == self._node_id).with_for_update()
+            row = (await session.execute(question)).scalar_one()
+            if row.incarnation != incarnation:
+                row.incarnation, row.event_cursor = incarnation, 0
+            if row.status == NodeStatus.OFFLINE:
+                row.status = NodeStatus.ONLINE
+            row.last_seen_at = self._clock.now()
+            return row.event_cursor
+
+    async def _offline(self) -> None:
+        """Rule F2. What an operator set (draining) stays."""
+        try:
+            async with self._database.write() as session:
+                await session.execute(
+                    update(NodeRow)
+                    .where(NodeRow.id == self._node_id, NodeRow.status == NodeStatus.ONLINE)
+                    .values(status=NodeStatus.OFFLINE)
+                )
+        except (SQLAlchemyError, OSError) as error:
+            _log.warning("node not marked", node=self._node_id, reason=type(error).__name__)
+
+    async def _write(self, **values: object) -> None:
+        async with self._database.write() as session:
+            await session.execute(update(NodeRow).where(NodeRow.id == self._node_id).values(**values))
+
+
+async def repeat(name: str, seconds: float, chore: Callable[[], Awaitable[object]]) -> None:
+    """Do it now and every so many seconds (rule F3), until cancelled."""
+    while True:
+        try:
+            await chore()
+        except (TeehouseError, SQLAlchemyError, OSError) as error:
+            _log.warning("chore failed", chore=name, reason=str(error)[:200])
+        await asyncio.sleep(seconds)
+
+
+@asynccontextmanager
+async def in_background(*works: Awaitable[object]) -> AsyncIterator[None]:
+    """Run these beside the block, and end them with it."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

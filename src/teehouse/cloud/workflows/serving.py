@@ -1,0 +1,63 @@
+"""All that a replica of the control plane does beside answering, as one lifespan for `create_app`.
+
+Rules:
+
+1. Workflows are launched before the first request, and closed after the last.
+2. Every replica does every chore: each claims what it works on, or may be done twice.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from sqlalchemy import select
+
+from teehouse.cloud.cvms.lifecycle import Lifecycle
+from teehouse.cloud.housekeeping import forget_expired
+from teehouse.cloud.nodes.models import Node as NodeRow
+from teehouse.cloud.nodes.reservations import expire
+from teehouse.cloud.parts import CloudParts
+from teehouse.cloud.webhooks.delivery import HttpSender, WebhookWorker
+from teehouse.cloud.workflows.following import NodeFollower, in_background, repeat
+from teehouse.cloud.workflows.observing import Reconciler
+
+SWEEP: Final = 5.0  # seconds between the rounds of each chore
+RECONCILE: Final = 60.0
+WEBHOOKS: Final = 1.0
+EXPIRE: Final = 30.0
+FORGET: Final = 600.0
+
+
+@asynccontextmanager
+async def working(parts: CloudParts) -> AsyncIterator[None]:
+    """The lifespan. Nothing is done where the parts have no `lifecycle`."""
+    life = parts.lifecycle
+    if life is None:
+        yield
+        return
+    reconciler = Reconciler(life.database, life.nodes, life.workflows, life.clock)
+    sender = HttpSender()
+    webhooks = WebhookWorker(life.database, parts.settings, life.clock, sender)
+    async with life.database.read() as session:
+        nodes = list((await session.execute(select(NodeRow.id).order_by(NodeRow.id))).scalars())
+    followers = [NodeFollower(life.database, life.nodes, reconciler, life.clock, number) for number in nodes]
+    await life.workflows.launch()
+    try:
+        async with in_background(
+            *(follower.run() for follower in followers),
+            repeat("sweep", SWEEP, life.workflows.sweep),
+            repeat("reconcile", RECONCILE, reconciler.run_once),
+            repeat("webhooks", WEBHOOKS, webhooks.run_once),
+            repeat("expire", EXPIRE, lambda: _expire(life)),
+            repeat("forget", FORGET, lambda: forget_expired(life.database, life.now())),
+        ):
+            yield
+    finally:
+        await life.workflows.close()
+        await sender.close()
+
+
+async def _expire(life: Lifecycle) -> int:
+    """Places held beyond their time."""
+    async with life.database.write() as session:
+        return await expire(session, life.now())
