@@ -318,3 +318,21 @@ async def test_resizing_at_once_does_not_overbook(database: Database) -> None:
     ended = await asyncio.gather(*(resize(cvm) for cvm in cvms), return_exceptions=True)
     assert sum(entry is True for entry in ended) == 2  # 6 are taken; two times 5 more fit into 16
     assert (await place.used())[place.nodes[0]] == (16, 12288, 120, 0, 6)
+
+
+async def test_who_is_always_too_late_is_told_to_try_again(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = await prepared(database)
+    looked = 0
+
+    async def gone(*_arguments: object, **_named: object) -> bool:
+        nonlocal looked
+        looked += 1
+        return False
+
+    monkeypatch.setattr(reservations, "_take", gone)
+    with pytest.raises(CloudError) as refused:
+        await place.reserve(place.provisions[0])
+    assert (refused.value.status, refused.value.code, looked) == (409, None, 3)
+    assert await place.used() == {place.nodes[0]: (0, 0, 0, 0, 0)}

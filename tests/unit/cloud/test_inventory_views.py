@@ -17,7 +17,7 @@ from support.cloud_read_support import (
     counted,
     world,
 )
-from support.kms_client_support import APP_ID, KEYS, NOW, OTHER_KEYS, FakeKms, refuse, replies
+from support.kms_client_support import APP_ID, KEYS, NOW, OTHER_KEYS, FakeKms, refuse, replies, say
 from teehouse.base.clock import FixedClock
 from teehouse.cloud.accounts.models import Quota
 from teehouse.cloud.apps.app_ids import app_id_of
@@ -27,6 +27,7 @@ from teehouse.cloud.inventory.env_keys import AskedKmsKeys, EnvironmentKeysByKms
 from teehouse.cloud.inventory.models import InstanceType, KmsContract, KmsNode
 from teehouse.cloud.nodes.models import Node, NodeKms
 from teehouse.keys.envbox import check_environment_key
+from teehouse.kms.answers import env_public_key_response
 from teehouse.wire.cloud.inventory import (
     AvailableNodes,
     CvmCreateResources,
@@ -236,6 +237,16 @@ async def test_a_key_that_the_registered_kms_did_not_sign_is_not_passed_on(cloud
         answer = await cloud.get(f"/kms/kms-phala/pubkey/{APP_ID.hex()}", V3)
     assert answer.status_code == 403
     assert "public_key" not in answer.json()
+
+
+async def test_a_signature_without_a_time_that_is_not_the_kms_own_is_not_passed_on(cloud: World) -> None:
+    told = env_public_key_response(KEYS, APP_ID, NOW)
+    other = env_public_key_response(OTHER_KEYS, APP_ID, NOW)
+    told.signature = other.signature
+    async with FakeKms({**replies(), "GetAppEnvEncryptPubKey": say(told)}) as served:
+        await trust(cloud, served.url, KEYS.root.k256_public_key.hex())
+        answer = await cloud.get(f"/kms/kms-phala/pubkey/{APP_ID.hex()}", V3)
+    assert answer.status_code == 403
 
 
 async def test_a_kms_that_does_not_answer_is_503_and_one_without_key_as_well(cloud: World) -> None:

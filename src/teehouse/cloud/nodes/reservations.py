@@ -22,7 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from teehouse.cloud.accounts.models import Quota
 from teehouse.cloud.cvms.models import Reservation
-from teehouse.cloud.errors import not_found
+from teehouse.cloud.errors import busy, not_found
 from teehouse.cloud.nodes.errors import not_placed, quota_used_up
 from teehouse.cloud.nodes.models import Node, NodeStatus
 from teehouse.cloud.nodes.placement import Lack, Place, Refused, Size, Wanted, place
@@ -82,7 +82,7 @@ async def reserve(
 ) -> Held:
     """Hold a place for a provision, until `expires_at`, or take one for a CVM (rules 1 to 3).
 
-    Raises `CloudError`: quota used up, or nothing fits.
+    Raises `CloudError`: quota used up, nothing fits, or 409 when others were faster again and again.
     """
     quota = await _locked_quota(session, wanted.workspace_id)
     if (existing := await _existing(session, provision_id, cvm_id)) is not None:
@@ -106,7 +106,7 @@ async def reserve(
                 session.add(row)
                 await session.flush()
                 return Held(row.id, found.node_id, found.image_id)
-    raise not_placed(Lack.SLOTS, wanted)  # others were faster each time
+    raise busy("Other requests took each place that would do; try again")
 
 
 async def take_over(session: AsyncSession, provision_id: int, cvm_id: int) -> Held | None:
