@@ -46,6 +46,10 @@ class AgentReader(Protocol):
         """
         ...
 
+    async def metrics(self, node_id: int, vm_uuid: str) -> str:
+        """The agent's metrics, as text. Raises `CollateralError`, also where the app hides them."""
+        ...
+
 
 class NodeAgentReader:
     """Asks the node where the agent listens, then the agent."""
@@ -74,7 +78,22 @@ class NodeAgentReader:
             event_log=_text(quote, "event_log"),
         )
 
+    async def metrics(self, node_id: int, vm_uuid: str) -> str:
+        base = await self._base(node_id, vm_uuid)
+        return (await self._body(f"{base}/metrics")).decode(errors="replace")
+
+    async def _base(self, node_id: int, vm_uuid: str) -> str:
+        state = await self._nodes.node(node_id).state(vm_uuid)
+        if state.endpoints is None or not state.endpoints.pages_url:
+            raise unavailable(
+                "attestation.no-agent", "the agent of the CVM", found=f"phase {state.phase.value}"
+            )
+        return state.endpoints.pages_url.rstrip("/")
+
     async def _get(self, url: str) -> dict[str, Any]:
+        return strictjson.load_object(await self._body(url), "agent-answer", limit=ANSWER_LIMIT)
+
+    async def _body(self, url: str) -> bytes:
         """Rule 1."""
         body = bytearray()
         try:
@@ -87,7 +106,7 @@ class NodeAgentReader:
             raise _silent(url, type(error).__name__) from error
         if answer.status_code != httpx.codes.OK:
             raise _silent(url, f"HTTP {answer.status_code}")
-        return strictjson.load_object(bytes(body), "agent-answer", limit=ANSWER_LIMIT)
+        return bytes(body)
 
 
 def _text(members: dict[str, Any], name: str) -> str:

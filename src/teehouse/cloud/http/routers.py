@@ -20,6 +20,7 @@ from teehouse.cloud.attestations import views as attestations
 from teehouse.cloud.cvms import views_change as cvm_changes
 from teehouse.cloud.cvms import views_deploy as cvm_deploys
 from teehouse.cloud.cvms import views_legacy as cvm_legacy
+from teehouse.cloud.cvms import views_read as cvm_reads
 from teehouse.cloud.cvms import views_state as cvm_state
 from teehouse.cloud.inventory import views as inventory
 from teehouse.cloud.nodes import views as nodes
@@ -34,6 +35,7 @@ SIGNED: Final[tuple[APIRouter, ...]] = (
     nodes.router,
     apps.router,
     revisions.router,
+    cvm_reads.router,
     cvm_state.router,
     cvm_legacy.router,
     cvm_deploys.router,
