@@ -46,7 +46,7 @@ _migrated: dict[str, str] = {}  # by kind: the path of a file, or the URL of a d
 _used: list[str] = []  # URLs of PostgreSQL databases that tests have done with
 _apps: dict[
     str, FastAPI
-] = {}  # the usual application by its settings; making one takes longer than most tests
+] = {}  # applications by their settings and routers; making one takes longer than most tests
 
 
 async def _emptied() -> str | None:
@@ -136,13 +136,13 @@ async def cloud(
         first = await bootstrap(
             session, NOW, username="alice", email="alice@example.org", slug="alice", workspace_name="Alice's"
         )
-    app = None if signed or public else _apps.get(repr(settings))
+    kept = repr((settings, [id(router) for router in (*signed, *public)]))
+    app = _apps.get(kept)
     if app is None:
         app = create_app(
             parts, signed=[*routers.SIGNED, *signed], public=[*routers.PUBLIC, *public], pages=routers.PAGES
         )
-        if not (signed or public):
-            _apps[repr(settings)] = app
+        _apps[kept] = app
     app.state.parts = parts
     made = Cloud(parts, app, clock, first)
     try:

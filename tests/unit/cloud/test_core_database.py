@@ -277,3 +277,17 @@ async def test_the_search_follows_changes_of_names(tmp_path: Path) -> None:
         await session.execute(text("DELETE FROM apps"))
     assert await found("after") == []
     await database.dispose()
+
+
+async def test_units_of_work_do_not_nest_on_sqlite(tmp_path: Path) -> None:
+    database = open_database(await migrated_url("sqlite", tmp_path))
+
+    async def nested() -> None:
+        async with database.write(), database.write():
+            pass
+
+    with pytest.raises(RuntimeError, match="within"):
+        await nested()
+    async with database.write() as session:
+        await add_workspace(session)
+    await database.dispose()

@@ -5,7 +5,7 @@ Rules:
 K1. A key is `phak_` and 43 base62 digits, 256 bits of randomness, shown once; its SHA-256 is what is kept.
 K2. A key is good while it is not revoked, not expired, and its user still is a member of its workspace.
 K3. A key can give away no more than it has.
-K4. The time of last use is written at most once a minute, in a transaction of its own.
+K4. The time of last use is written at most once a minute, after the answer, in a transaction of its own.
 """
 
 import hashlib

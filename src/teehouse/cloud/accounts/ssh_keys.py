@@ -124,45 +124,46 @@ async def delete_key(session: AsyncSession, caller: Caller, number: int | None) 
     await session.delete(row)
 
 
-async def import_profile(
-    session: AsyncSession, caller: Caller, github_keys: GithubKeys | None, username: str, now: datetime
-) -> Imported:
-    """Import the keys of a GitHub profile (S3, S4)."""
-    done = Imported()
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What a GitHub profile has, or why that is not known."""
+
+    username: str
+    lines: Sequence[str] = ()
+    error: str = ""
+
+
+async def fetch_profile(github_keys: GithubKeys | None, username: str) -> Profile:
+    """The keys of a profile (S3). It may take seconds: no transaction waits for it."""
     if github_keys is None:
-        done.errors.append(NO_GITHUB)
-        return done
+        return Profile(username, error=NO_GITHUB)
     try:
-        lines = await github_keys(username)
+        return Profile(username, await github_keys(username))
     except TeehouseError as error:
-        done.errors.append(str(error))
-        return done
-    await _take_over(session, caller, username=username, lines=lines, now=now, done=done)
+        return Profile(username, error=str(error))
+
+
+async def imported_profiles(session: AsyncSession, caller: Caller) -> list[str]:
+    """The GitHub users that keys of the caller were imported from."""
+    rows = await list_keys(session, caller)
+    return sorted(
+        {str((row.key_metadata or {}).get("github_username")) for row in rows if row.source == SOURCE_GITHUB}
+    )
+
+
+async def import_profiles(
+    session: AsyncSession, caller: Caller, profiles: Sequence[Profile], now: datetime
+) -> Imported:
+    """Take over what was fetched (S4). A profile that could not be fetched keeps what it has here."""
+    done = Imported()
+    for profile in profiles:
+        if profile.error:
+            done.errors.append(profile.error)
+        else:
+            await _take_over(
+                session, caller, username=profile.username, lines=profile.lines, now=now, done=done
+            )
     return done
-
-
-async def sync_profiles(
-    session: AsyncSession, caller: Caller, github_keys: GithubKeys | None, now: datetime
-) -> tuple[int, Imported]:
-    """Import anew from every profile that keys of the caller came from; how many, and what that did."""
-    usernames = {
-        str((row.key_metadata or {}).get("github_username"))
-        for row in await list_keys(session, caller)
-        if row.source == SOURCE_GITHUB
-    }
-    total = Imported()
-    if github_keys is None:
-        total.errors.append(NO_GITHUB)
-        return 0, total
-    synced = 0
-    for username in sorted(usernames):
-        done = await import_profile(session, caller, github_keys, username, now)
-        synced += not done.errors
-        total.added += done.added
-        total.skipped += done.skipped
-        total.removed += done.removed
-        total.errors += done.errors
-    return synced, total
 
 
 async def _take_over(

@@ -54,13 +54,11 @@ async def delete_ssh_key(key_id: str, caller: Signed, session: Writing) -> Respo
 
 
 @router.post("/user/ssh-keys/github-profile")
-async def import_github_profile_ssh_keys(
-    body: GithubProfile, caller: Signed, session: Writing, parts: Parts
-) -> GithubImported:
+async def import_github_profile_ssh_keys(body: GithubProfile, caller: Signed, parts: Parts) -> GithubImported:
     """Import the public keys of a GitHub profile; `errors` says why nothing was imported."""
-    done = await ssh_keys.import_profile(
-        session, caller, parts.github_keys, body.github_username, parts.clock.now()
-    )
+    profile = await ssh_keys.fetch_profile(parts.github_keys, body.github_username)
+    async with parts.database.write() as session:
+        done = await ssh_keys.import_profiles(session, caller, [profile], parts.clock.now())
     return GithubImported(
         github_username=body.github_username,
         keys_added=done.added,
@@ -70,11 +68,19 @@ async def import_github_profile_ssh_keys(
 
 
 @router.post("/user/ssh-keys/github-sync")
-async def sync_github_ssh_keys(caller: Signed, session: Writing, parts: Parts) -> GithubSynced:
+async def sync_github_ssh_keys(caller: Signed, parts: Parts) -> GithubSynced:
     """Import anew from every profile that keys were imported from."""
-    synced, done = await ssh_keys.sync_profiles(session, caller, parts.github_keys, parts.clock.now())
+    async with parts.database.read() as session:
+        usernames = await ssh_keys.imported_profiles(session, caller)
+    if parts.github_keys is None:
+        return GithubSynced(
+            synced_count=0, keys_added=0, keys_updated=0, keys_removed=0, errors=[ssh_keys.NO_GITHUB]
+        )
+    profiles = [await ssh_keys.fetch_profile(parts.github_keys, username) for username in usernames]
+    async with parts.database.write() as session:
+        done = await ssh_keys.import_profiles(session, caller, profiles, parts.clock.now())
     return GithubSynced(
-        synced_count=synced,
+        synced_count=sum(not profile.error for profile in profiles),
         keys_added=done.added,
         keys_updated=done.skipped,
         keys_removed=done.removed,

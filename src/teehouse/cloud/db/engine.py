@@ -15,7 +15,7 @@ Rules:
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,6 +42,7 @@ class Database:
         self._reads = async_sessionmaker(engine, expire_on_commit=False)
         self._writes = async_sessionmaker(self._writing, expire_on_commit=False)
         self._turn = asyncio.Lock()
+        self._writer: asyncio.Task[Any] | None = None
 
     @property
     def dialect(self) -> str:
@@ -56,10 +57,23 @@ class Database:
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncSession]:
-        """A unit of work: committed when the block ends, rolled back when it raises. Blocks do not nest."""
-        turn: AbstractAsyncContextManager[Any] = self._turn if self.dialect == "sqlite" else nullcontext()
-        async with turn, self._writes() as session, session.begin():
-            yield session
+        """A unit of work: committed when the block ends, rolled back when it raises.
+
+        Blocks do not nest: on SQLite the inner one would wait for the outer one for ever, so it is a RuntimeError.
+        """
+        if self.dialect != "sqlite":
+            async with self._writes() as session, session.begin():
+                yield session
+            return
+        if self._writer is not None and self._writer is asyncio.current_task():
+            raise RuntimeError("a unit of work within a unit of work")
+        async with self._turn:
+            self._writer = asyncio.current_task()
+            try:
+                async with self._writes() as session, session.begin():
+                    yield session
+            finally:
+                self._writer = None
 
     async def dispose(self) -> None:
         """Close all connections."""

@@ -24,6 +24,7 @@ from teehouse.cloud.http.dependencies import api_version, authenticated
 from teehouse.cloud.http.docs_page import add_docs
 from teehouse.cloud.http.faults import PROBLEMS, register
 from teehouse.cloud.http.idempotency import IdempotencyMiddleware
+from teehouse.cloud.http.key_use import KeyUseMiddleware
 from teehouse.cloud.http.metrics import RequestMetrics
 from teehouse.cloud.parts import CloudParts
 
@@ -79,6 +80,7 @@ def create_app(
     add_docs(app)
     register(app)
     app.add_middleware(IdempotencyMiddleware)
+    app.add_middleware(KeyUseMiddleware, database=lambda: app.state.parts.database)
     app.add_middleware(BodyLimitMiddleware, limit=parts.settings.body_limit)
     app.add_middleware(ContextMiddleware, metrics=app.state.metrics)
     return app

@@ -21,9 +21,10 @@ from starlette.requests import Request
 
 from teehouse.base.findings import MisuseError
 from teehouse.cloud.accounts.caller import Caller
-from teehouse.cloud.accounts.keys import find_caller, note_use
+from teehouse.cloud.accounts.keys import find_caller
 from teehouse.cloud.errors import refusal
 from teehouse.cloud.http.context import API, context_of
+from teehouse.cloud.http.key_use import used_key
 from teehouse.cloud.parts import CloudParts
 from teehouse.wire.cloud.versions import HEADER, ApiVersion, negotiate
 
@@ -103,7 +104,7 @@ async def caller_of(request: Request) -> Caller | None:
         if found is not None:
             caller = found.caller
             if found.stale:
-                await note_use(parts.database, caller.api_key_id, now)
+                used_key(request.scope, caller.api_key_id, now)
     request.scope[_CALLER] = caller
     return caller
 
