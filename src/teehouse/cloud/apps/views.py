@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from teehouse.cloud.apps.presenters import present_app, present_app_page
 from teehouse.cloud.apps.services import AppFilters, app_with_cvms, filter_options, list_apps
-from teehouse.cloud.cvms.presenters import present_cvm
+from teehouse.cloud.cvms.presenters import present_cvm_of_app
 from teehouse.cloud.cvms.request import Presented
 from teehouse.cloud.http.answers import JsonAnswer
 from teehouse.cloud.http.dependencies import PageRequest, Reading, Signed, paging
@@ -71,4 +71,4 @@ async def get_app_info(app_id: str, session: Reading, caller: Signed, how: Prese
 async def get_app_cvms(app_id: str, session: Reading, caller: Signed, how: Presented) -> Response:
     """The CVMs of an app, newest first."""
     app = await app_with_cvms(session, caller.workspace_id, app_id)
-    return JsonAnswer([present_cvm(cvm, how) for cvm in app.cvms])
+    return JsonAnswer([present_cvm_of_app(cvm, how) for cvm in app.cvms])

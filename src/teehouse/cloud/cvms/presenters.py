@@ -72,6 +72,16 @@ def present_cvm_in_app(cvm: CvmRecord, how: Presentation) -> Json:
     return _cvm_basic_v1(cvm) if how.version is ApiVersion.V1 else present_cvm(cvm, how)
 
 
+def present_cvm_of_app(cvm: CvmRecord, how: Presentation) -> Json:
+    """A CVM in the list of an app's CVMs (11.3).
+
+    At V1 the published clients disagree about the object; one with the members of both satisfies both (2.2).
+    """
+    if how.version is ApiVersion.V1:
+        return _cvm_v3(cvm, how) | _cvm_v1(cvm, how)
+    return present_cvm(cvm, how)
+
+
 def present_cvm_info(cvm: CvmRecord, how: Presentation, compose_file: Json) -> Json:
     """GET /cvms/{cvm_id}: `CvmDetailV1`, `CvmInfoV2` or `CvmInfoV3` (rule 1)."""
     if how.version is ApiVersion.V1:
