@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import select
 
+from support import postgres
 from support.cloud_inventory_support import NOW, add_inventory, add_node, add_user, add_workspace
 from support.node_memory import MemoryNode
 from teehouse.base.clock import FixedClock
@@ -121,11 +122,16 @@ async def open_filled(path: Path, quota: dict[str, int] | None) -> tuple[Databas
 
 @asynccontextmanager
 async def living(
-    tmp_path: Path, *, node: Node | None = None, quota: dict[str, int] | None = None
+    tmp_path: Path, *, node: Node | None = None, quota: dict[str, int] | None = None, kind: str = "sqlite"
 ) -> AsyncIterator[Life]:
     """A control plane on a database of its own, with operations carried on in this process."""
     clock = FixedClock(NOW)
-    database, node_id, author, other = await open_filled(tmp_path / "cloud.sqlite", quota)
+    if kind == "sqlite":
+        database, node_id, author, other = await open_filled(tmp_path / "cloud.sqlite", quota)
+    else:
+        postgres.require()
+        database = open_database(postgres.shared_cluster().new_database())
+        node_id, author, other = await fill(database, quota=quota)
     known: Any = node or MemoryNode(clock)
     nodes = KnownNodes({node_id: known})
     steps = Steps(database, nodes, clock, patience=0.2, limit=5)

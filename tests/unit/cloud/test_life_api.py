@@ -225,6 +225,35 @@ async def test_replicas_and_instances(served: Api) -> None:
     assert (lost.status_code, lost.json()["error_code"]) == (404, "ERR-03-001")
 
 
+async def test_instance_ids_and_the_old_endpoints(served: Api) -> None:
+    body = {
+        "teepod_id": 1,
+        "name": "old_one",
+        "vcpu": 1,
+        "memory": 2048,
+        "disk_size": 20,
+        "compose_manifest": COMPOSE,
+        "listed": False,
+    }
+    nodes = (await served.call("GET", "/teepods/available")).json()["nodes"]
+    body["teepod_id"] = nodes[0]["teepod_id"]
+    key = (await served.call("POST", "/cvms/pubkey/from_cvm_configuration", json=body)).json()
+    made = await served.call(
+        "POST", "/cvms/from_cvm_configuration", json={**body, **key, "encrypted_env": BOX}, headers=V2
+    )
+    assert (made.status_code, made.json()["name"]) == (200, "old-one")
+    assert made.json()["app_id"] == key["app_id"]
+    changed = {**COMPOSE, "docker_compose_file": YAML.replace("1.27", "1.28")}
+    put = await served.call("PUT", f"/cvms/app_{key['app_id']}/compose", json={"compose_manifest": changed})
+    assert (put.status_code, put.json()["changed"]) == (200, ["docker_compose_file"])
+    one = await served.call("PATCH", f"/cvms/{made.json()['id']}/instance-id", json={}, headers=V2)
+    assert (one.json()["status"], one.json()["cvm_id"]) == ("unchanged", made.json()["id"])
+    many = await served.call("PATCH", "/cvms/instance-ids", json={"limit": 10}, headers=V4)
+    assert (many.json()["total"], many.json()["unchanged"], many.json()["errors"]) == (1, 1, 0)
+    state = await served.call("GET", f"/cvms/{made.json()['id']}/state", headers=V2)
+    assert (state.json()["status"], state.json()["id"]) == ("running", str(made.json()["id"]))
+
+
 async def test_a_whole_compose_file_in_two_requests(served: Api) -> None:
     cvm = await served.deploy()
     path = f"/cvms/{cvm['id']}/compose_file"

@@ -54,6 +54,8 @@ from teehouse.cloud.nodes.models import Node, NodeImage
 from teehouse.cloud.nodes.placement import Size
 from teehouse.cloud.nodes.reservations import resize
 from teehouse.cloud.revisions.models import OperationType
+from teehouse.cloud.webhooks.models import WebhookEvent
+from teehouse.cloud.webhooks.outbox import tell
 from teehouse.cloud.workflows.spec import latest_revision
 
 _COMPOSE_KINDS: Final[Mapping[str, OperationType]] = {
@@ -201,6 +203,7 @@ async def _prepare(life: Lifecycle, author: Author, found: _Found, change: Chang
     now = life.now()
     async with life.database.write() as session:
         await store_compose(session, found.compose, now)
+        await tell(session, found.cvm.id, WebhookEvent.UPDATE_PENDING_APPROVAL, now=now)
         return await prepare(
             session,
             author,
