@@ -34,6 +34,7 @@ from teehouse.base.findings import EvidenceError, unavailable
 from teehouse.cloud.attestations.agents import AgentEvidence, NodeAgentReader
 from teehouse.cloud.attestations.evidence import read_certificates, read_evidence
 from teehouse.cloud.attestations.services import Attestations
+from teehouse.cloud.attestations.serving import reading_agents
 from teehouse.cloud.cvms.models import Cvm
 from teehouse.node.api import CvmEndpoints, CvmPhase, CvmState, Node
 from teehouse.rpc.app import RpcApp
@@ -362,3 +363,13 @@ def test_tcb_info_that_cannot_be_read(said: AgentEvidence, tcb_info: str) -> Non
 def test_a_quote_of_no_td(said: AgentEvidence) -> None:
     with pytest.raises(EvidenceError):
         read_evidence(replace(said, quote=said.quote[:600]))
+
+
+async def test_agents_are_asked_while_the_application_runs(cloud: World) -> None:
+    cloud.parts.agents = None
+    async with reading_agents(cloud.parts):
+        assert isinstance(cloud.parts.agents, NodeAgentReader)
+        await cloud.deploy(1)
+        (instance,) = (await cloud.get(PATH, key=None)).json()["instances"]
+        assert instance["error"] == "The CVM's agent cannot be reached"  # no node is known
+    assert cloud.parts.agents is None
