@@ -100,7 +100,13 @@ class CvmSpec:
             raise misuse("node.spec", "name of the CVM", expected="printable text", found=ascii(self.name))
         _bounded("compose file", len(self.compose), 1, COMPOSE_LIMIT, "bytes")
         _bounded("encrypted environment", len(self.encrypted_env), 0, BOX_LIMIT, "bytes")
-        _bounded("user_config", len(self.user_config.encode("utf-8", "surrogatepass")), 0, USER_CONFIG_LIMIT, "bytes")
+        _bounded(
+            "user_config",
+            len(self.user_config.encode("utf-8", "surrogatepass")),
+            0,
+            USER_CONFIG_LIMIT,
+            "bytes",
+        )
         if self.app_id is not None:
             _bounded("app id", len(self.app_id), APP_ID_SIZE, APP_ID_SIZE, "bytes")
         _bounded("cpu_count", self.cpu_count, 1, 1024, "processors")
