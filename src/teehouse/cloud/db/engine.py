@@ -14,6 +14,8 @@ Rules:
 """
 
 import asyncio
+import sqlite3
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,7 +23,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -31,6 +33,8 @@ from teehouse.base.findings import misuse
 BUSY_TIMEOUT: Final = 15_000  # milliseconds that a writer of another process is waited for
 POOL_TIMEOUT: Final = 10.0  # seconds that a request waits for a connection
 _WRITE: Final = "teehouse_write"
+_WAL_TURNS: Final = 200
+_WAL_PAUSE: Final = 0.01  # seconds
 
 
 class Database:
@@ -132,7 +136,7 @@ def _sqlite(url: URL, pool_size: int) -> AsyncEngine:
         connection.isolation_level = None
         cursor = connection.cursor()
         cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT}")
-        cursor.execute("PRAGMA journal_mode=WAL")
+        _into_wal(cursor)
         cursor.execute("PRAGMA synchronous=FULL")
         cursor.execute("PRAGMA foreign_keys=ON")
         cursor.execute("PRAGMA temp_store=MEMORY")
@@ -144,3 +148,21 @@ def _sqlite(url: URL, pool_size: int) -> AsyncEngine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN DEFERRED")
 
     return engine
+
+
+def _into_wal(cursor: DBAPICursor) -> None:
+    """Have the file in WAL mode, where it then stays.
+
+    The change itself does not wait for locks: of two processes that begin at the same moment one is told that the
+    database is locked, and finds it changed a little later.
+    """
+    for turn in range(_WAL_TURNS):
+        cursor.execute("PRAGMA journal_mode")
+        if cursor.fetchone() == ("wal",):
+            return
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError:
+            if turn == _WAL_TURNS - 1:
+                raise
+            time.sleep(_WAL_PAUSE)

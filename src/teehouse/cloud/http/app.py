@@ -11,12 +11,14 @@ Rules:
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from importlib.util import find_spec
 from typing import Final
 
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi.routing import APIRoute
 
 import teehouse
+from teehouse.base.findings import misuse
 from teehouse.cloud.http import health, routers
 from teehouse.cloud.http.bodies import BodyLimitMiddleware
 from teehouse.cloud.http.context import API, ContextMiddleware
@@ -42,7 +44,10 @@ def create_app(
     public: Sequence[APIRouter] = routers.PUBLIC,
     pages: Sequence[APIRouter] = routers.PAGES,
 ) -> FastAPI:
-    """The application. `lifespans` begin in order when it starts, and end backwards; the database is closed last."""
+    """The application. `lifespans` begin in order when it starts, and end backwards; the database is closed last.
+
+    Raises `MisuseError` when telemetry is asked for and its package is not there (rule 4).
+    """
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -51,6 +56,14 @@ def create_app(
         await parts.database.dispose()
 
     telemetry = parts.settings.telemetry
+    if telemetry and find_spec("opentelemetry.sdk") is None:
+        raise misuse(
+            "cloud.telemetry",
+            "OpenTelemetry is asked for",
+            expected="the package opentelemetry-sdk, and an exporter",
+            found="no such package",
+            remedy="install them, or unset TEEHOUSE_TELEMETRY",
+        )
     app = FastAPI(
         title=TITLE,
         description=DESCRIPTION,
