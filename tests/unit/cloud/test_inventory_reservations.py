@@ -19,6 +19,7 @@ from support.cloud_inventory_support import (
     add_provisions,
     add_workspace,
 )
+from teehouse.cloud.apps.app_ids import take_app_id
 from teehouse.cloud.cvms.models import Reservation
 from teehouse.cloud.db.engine import Database, open_database
 from teehouse.cloud.errors import CloudError, ErrorCode
@@ -336,3 +337,23 @@ async def test_who_is_always_too_late_is_told_to_try_again(
         await place.reserve(place.provisions[0])
     assert (refused.value.status, refused.value.code, looked) == (409, None, 3)
     assert await place.used() == {place.nodes[0]: (0, 0, 0, 0, 0)}
+
+
+async def test_taking_app_ids_and_places_at_once_ends(database: Database) -> None:
+    place = await prepared(database, provisions=12, slots=12)
+
+    async def provision(number: int) -> None:
+        async with database.write() as session:
+            await take_app_id(session, place.wanted.workspace_id)  # locks the workspace
+            await asyncio.sleep(0.01)
+            await reservations.reserve(session, place.wanted, now=NOW, provision_id=number)
+
+    async def copy(number: int) -> None:
+        async with database.write() as session:
+            await asyncio.sleep(0.005)
+            await reservations.reserve(session, place.wanted, now=NOW, provision_id=number)
+
+    await asyncio.gather(
+        *(provision(number) if index % 2 else copy(number) for index, number in enumerate(place.provisions))
+    )
+    assert (await place.used())[place.nodes[0]][-1] == 12
