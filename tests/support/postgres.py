@@ -61,8 +61,29 @@ class Cluster:
             shutil.chown(self.directory, self._user)
         self.directory.chmod(0o700)
         self._run("initdb", "-D", f"{self.directory}/data", "-A", "trust", "-U", "teehouse", "--no-sync")
+        self._watch = self._watcher()
         self.start()
         atexit.register(self.close)
+
+    def _watcher(self) -> subprocess.Popen[bytes]:
+        """A shell that waits for the end of its input, then stops the server and deletes everything.
+
+        The input ends with this process, however that ends: a test run that is killed leaves no server behind.
+        """
+        script = 'read _; "$1" -D "$2/data" -m immediate -w stop; rm -rf "$2"'
+        return subprocess.Popen(
+            ["/bin/sh", "-c", script, "sh", str(_program("pg_ctl")), str(self.directory)],
+            user=self._user,
+            cwd="/",
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=self._environment(),
+            start_new_session=True,
+        )
+
+    def _environment(self) -> dict[str, str]:
+        return {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}
 
     def _run(self, program: str, *arguments: str) -> None:
         command = [str(_program(program)), *arguments]
@@ -74,7 +95,7 @@ class Cluster:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"},
+            env=self._environment(),
         )
 
     def start(self) -> None:
@@ -105,12 +126,7 @@ class Cluster:
 
     def close(self) -> None:
         """Stop the server and delete everything."""
-        try:
-            self.stop()
-        except subprocess.CalledProcessError:  # a test stopped it
-            pass
-        finally:
-            shutil.rmtree(self.directory, ignore_errors=True)
+        self._watch.communicate()
 
 
 @functools.cache
