@@ -6,7 +6,7 @@ Rules:
    lacks a file, or whose files do not belong together, is refused with the names; it is never completed.
 2. It is written once. Nothing overwrites root keys.
 3. Every `.key` file is readable by its owner only, and is refused when it is not.
-4. With a sealing key, `.key` files are sealed (`kms.sealing`); those that are not yet are sealed when the
+4. With a sealing key, `.key` files are sealed (`keys.sealing`); those that are not yet are sealed when the
    store is opened. A sealed store does not open without it.
 5. A CA certificate that is due (`kms.rootkeys`, rule 3) is renewed when the store is opened.
 6. The certificate of the RPC listener is replaced at each start.
@@ -34,6 +34,7 @@ from teehouse.keys.pem import (
     load_p256_private_key,
     private_key_pem,
 )
+from teehouse.keys.sealing import NONCE_SIZE, check_sealing_key, is_sealed, seal, unseal
 from teehouse.keys.signing import public_key
 from teehouse.kms.refusal import context
 from teehouse.kms.rootkeys import (
@@ -46,7 +47,6 @@ from teehouse.kms.rootkeys import (
     parse_bootstrap_info,
     renewed_ca,
 )
-from teehouse.kms.sealing import NONCE_SIZE, check_sealing_key, is_sealed, seal, unseal
 
 RPC = "rpc"
 K256_KEY, RPC_DOMAIN, BOOTSTRAP_INFO = "root-k256.key", "rpc-domain", "bootstrap-info.json"

@@ -38,7 +38,7 @@ from typing import Any, TypeVar
 
 from teehouse.base.files import PRIVATE, write_atomic
 from teehouse.base.findings import Finding, MisuseError, Outcome, TeehouseError, misuse, unavailable
-from teehouse.kms.sealing import SEALING_KEY_SIZE, seal, unseal
+from teehouse.keys.sealing import SEALING_KEY_SIZE, seal, unseal
 from teehouse.node.api import CvmPhase, CvmSpec
 from teehouse.node.workload import check_cvm_id
 

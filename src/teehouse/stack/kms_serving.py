@@ -23,6 +23,7 @@ from teehouse.client.verification import read_root
 from teehouse.collateral.cache import CollateralCache
 from teehouse.collateral.pccs import INTEL_PCS_HOST, PccsClient
 from teehouse.guest.sockets import TcpAddress, bind_tcp
+from teehouse.keys.sealing import SEALING_KEY_SIZE
 from teehouse.kms.audit import AuditLog
 from teehouse.kms.auth import AuthApi
 from teehouse.kms.auth_file import FileAuth
@@ -33,7 +34,6 @@ from teehouse.kms.auth_wire import HASH_SIZE, padded_hex
 from teehouse.kms.evidence import Judge
 from teehouse.kms.own import GuestAgentEvidence
 from teehouse.kms.rootstore import RootKeyStore
-from teehouse.kms.sealing import SEALING_KEY_SIZE
 from teehouse.kms.server import KmsParts, KmsServer, KmsSettings, bound_socket
 from teehouse.stack.addresses import http_url, loopback_address
 from teehouse.stack.kms_audit import AUDIT_LOG

@@ -3,7 +3,6 @@
 from functools import partial
 from pathlib import Path
 
-import teehouse
 from teehouse.base.findings import misuse
 from teehouse.kms.client.appkeys import DEFAULT_PATIENCE, Patience
 from teehouse.node.api import Resources
@@ -13,6 +12,7 @@ from teehouse.node.compose_runner import ComposeWorkload
 from teehouse.node.key_source import KmsKeySource
 from teehouse.node.local import LocalNode, NodeSettings
 from teehouse.node.workload import Workload
+from teehouse.stack.cvm_emulated import BUILD
 from teehouse.stack.driver_emulated import HOST_LABEL, EmulatedDriver
 from teehouse.stack.installation import Installation
 from teehouse.stack.node_pages import cvm_pages
@@ -20,7 +20,6 @@ from teehouse.wire.app_compose import AppCompose
 
 # An emulated CVM takes nothing of what it asks for: the capacity is what a small TDX host would have.
 CAPACITY = Resources(cpu_count=64, memory_size=256 * 1024**3, disk_size=4 * 1024**4)
-BUILD = f"teehouse-{teehouse.__version__}-emulated"
 
 
 def workload_of(cvm_id: str, directory: Path, compose: AppCompose) -> Workload:
