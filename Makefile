@@ -24,12 +24,18 @@ $(VENV)/.dev: $(VENV)/.runtime requirements/dev.txt
 	@$(PIP) install --require-hashes --only-binary :all: -r requirements/dev.txt
 	@touch $@
 
-setup: $(VENV)/.dev  ## everything a developer needs
+$(VENV)-vyper/.done: requirements/vyper.txt  # the contracts' compiler wants older releases of what Teehouse uses
+	@test -x $(VENV)-vyper/bin/python || $(PYTHON) -m venv $(VENV)-vyper
+	@echo "installing the contracts' compiler"
+	@$(VENV)-vyper/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes --only-binary :all: -r requirements/vyper.txt
+	@touch $@
+
+setup: $(VENV)/.dev $(VENV)-vyper/.done  ## everything a developer needs
 
 up: $(VENV)/.runtime  ## run the emulated cloud here; DIR and PORT may be given
 	@exec $(BIN)/teehouse up --dir "$(DIR)" --port "$(PORT)"
 
-test: $(VENV)/.dev test-js  ## all tests; a part that the machine lacks is skipped with its reason
+test: setup test-js  ## all tests; a part that the machine lacks is skipped with its reason
 	@$(BIN)/python -m pytest
 
 test-js: tests/functional/js/package-lock.json  ## the official JavaScript clients, where npm is there
@@ -61,6 +67,7 @@ bench: $(VENV)/.dev  ## measure speed and memory; writes docs/performance.md
 lock:  ## resolve requirements/*.txt anew; needs uv on PATH
 	uv pip compile -q --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate pyproject.toml -o requirements/runtime.txt
 	uv pip compile -q --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate pyproject.toml --group dev -c requirements/runtime.txt -o requirements/dev.txt
+	uv pip compile -q --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate requirements/vyper.in -o requirements/vyper.txt
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* build dist tests/functional/js/node_modules
+	rm -rf $(VENV) $(VENV)-vyper .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* build dist tests/functional/js/node_modules

@@ -23,7 +23,7 @@ from teehouse.cloud.settings import CloudSettings
 from teehouse.cloud.webhooks.delivery import WebhookWorker
 from teehouse.cloud.webhooks.models import Webhook, WebhookDelivery
 from teehouse.cloud.webhooks.signing import PURPOSE, is_signed
-from teehouse.cloud.workflows.following import NodeFollower
+from teehouse.cloud.workflows.following import NodeFollower, in_background
 from teehouse.cloud.workflows.observing import Reconciler
 from teehouse.node.api import CvmPhase, CvmSpec, EventKind
 from teehouse.wire.cloud.versions import ApiVersion
@@ -100,17 +100,13 @@ async def test_a_follower_takes_errors_over(tmp_path: Path) -> None:
         done = await life.deploy()
         uuid = (await life.cvm(done.cvm_id)).vm_uuid
         follower = NodeFollower(life.database, life.life.nodes, reconciler(life), life.clock, 1, pause=0.01)
-        task = asyncio.create_task(follower.run())
-        try:
+        async with in_background(follower.run()), asyncio.timeout(10):
             while not life.node.readers:  # noqa: ASYNC110 - the follower's own time
                 await asyncio.sleep(0.01)
             life.node.states[uuid] = replace(life.node.states[uuid], phase=CvmPhase.ERROR)
             life.node.tell(uuid, EventKind.PHASE, "error")
-            async with asyncio.timeout(10):
-                while (await life.cvm(done.cvm_id)).status != "error":  # noqa: ASYNC110 - another task's row
-                    await asyncio.sleep(0.01)
-        finally:
-            task.cancel()
+            while (await life.cvm(done.cvm_id)).status != "error":  # noqa: ASYNC110 - another task's row
+                await asyncio.sleep(0.01)
 
 
 def parsed(frames: list[bytes]) -> list[tuple[str, Any]]:
