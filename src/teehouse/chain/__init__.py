@@ -1,0 +1,1 @@
+"""On-chain authorisation: contracts, their reads and writes, and what they say (onchain.md)."""
