@@ -23,8 +23,9 @@ from support.cloud_workflow_support import finished
 from support.node_memory import MemoryNode
 from teehouse.base.clock import SystemClock
 from teehouse.cloud.cvms.actions import act
-from teehouse.cloud.cvms.changing import Change, change_cvm
+from teehouse.cloud.cvms.changing import change_cvm
 from teehouse.cloud.cvms.committing import commit
+from teehouse.cloud.cvms.comparing import Change
 from teehouse.cloud.cvms.lifecycle import Lifecycle
 from teehouse.cloud.cvms.models import Cvm, Operation, Reservation
 from teehouse.cloud.cvms.operations import Author

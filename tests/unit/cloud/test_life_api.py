@@ -54,6 +54,9 @@ class Api:
         await self.workflows.idle()
         return answer
 
+    async def status(self, cvm: str) -> str:
+        return str((await self.call("GET", f"/cvms/{cvm}/state")).json()["status"])
+
     async def deploy(self, name: str = "my-app") -> dict[str, Any]:
         body = {
             "name": name,
@@ -207,6 +210,67 @@ async def test_a_change_on_chain_waits_for_its_hash(served: Api) -> None:
     twice = await anonymous.post(f"{API}{path}/commit-update", json=body)
     assert (twice.status_code, twice.json()["error_code"]) == (466, "ERR-01-006")
     assert served.gate.proved == ["0x" + "ab" * 32]
+
+
+async def test_a_token_of_a_copy_is_of_its_workspace(served: Api) -> None:
+    """Rule R5: to others it is unknown, and it can still be used."""
+    cvm = await served.deploy()
+    served.gate.on_chain = True
+    mallory = served.cloud.client((await served.cloud.other()).api_key)
+    paths = {
+        f"/cvms/{cvm['vm_uuid']}/replicas": f"/cvms/{cvm['vm_uuid']}/commit-replica",
+        f"/apps/{cvm['app_id']}/instances": f"/apps/{cvm['app_id']}/instances",
+    }
+    for begin, commit in paths.items():
+        served.gate.allowed.clear()
+        refused = await served.call("POST", begin, json={})
+        assert refused.status_code == 465, refused.text
+        details = {entry["field"]: entry["value"] for entry in refused.json()["details"]}
+        assert details["api_commit_url"].endswith(commit)
+        served.gate.allowed.add(details["compose_hash"])
+        body = {
+            "token": details["commit_token"],
+            "compose_hash": "",
+            "transaction_hash": "already-registered",
+        }
+        foreign = await mallory.post(API + commit, json=body)
+        assert foreign.status_code == 404, foreign.text
+        done = await served.call("POST", commit, json=body)
+        assert (done.status_code, done.json()["app_id"]) == (200, cvm["app_id"])
+        assert await served.status(done.json()["vm_uuid"]) == "running"
+        twice = await served.call("POST", commit, json=body)
+        assert (twice.status_code, twice.json()["error_code"]) == (466, "ERR-01-006")
+    served.gate.allowed.clear()
+    refused = await served.call("POST", f"/cvms/{cvm['vm_uuid']}/replicas", json={})
+    token = next(one["value"] for one in refused.json()["details"] if one["field"] == "commit_token")
+    served.gate.on_chain = False
+    another = await served.deploy("another-app")
+    lost = await served.call("POST", f"/cvms/{another['vm_uuid']}/commit-replica", json={"token": token})
+    assert (lost.status_code, lost.json()["error_code"]) == (466, "ERR-01-006")
+
+
+async def test_a_change_that_may_not_restart(served: Api) -> None:
+    """Rule H7."""
+    cvm = await served.deploy()
+    path, uuid = f"/cvms/{cvm['id']}", cvm["vm_uuid"].replace("-", "")
+    spec = served.node.specs[uuid]
+    other = {"docker_compose_file": YAML.replace("1.27", "1.28")}
+    asked: list[tuple[str, str, dict[str, Any]]] = [
+        ("PATCH", path, {"vcpu": 2, "allow_restart": False}),
+        ("PATCH", f"{path}/resources", {"vcpu": 2, "memory": 2048, "disk_size": 20, "allow_restart": 0}),
+        ("PUT", f"/cvms/app_{cvm['app_id']}/compose", {"compose_manifest": other, "allow_restart": False}),
+    ]
+    for method, where, body in asked:
+        refused = await served.call(method, where, json=body)
+        assert (refused.status_code, refused.json()["error_code"]) == (400, "ERR-02-009"), where
+    assert (served.node.specs[uuid], served.node.states[uuid].boot_count) == (spec, 1)
+    assert (await served.call("GET", f"/apps/{cvm['app_id']}/revisions")).json()["total"] == 1
+    quiet = await served.call("PATCH", path, json={"shutdown_timeout": 30, "vcpu": 1, "allow_restart": False})
+    assert quiet.json()["changed"] == ["shutdown_timeout"]
+    await served.call("POST", f"{path}/stop")
+    for method, where, body in asked[1:]:
+        assert (await served.call(method, where, json=body)).json()["changed"], where
+    assert (served.node.specs[uuid].cpu_count, served.node.states[uuid].boot_count) == (2, 1)
 
 
 async def test_replicas_and_instances(served: Api) -> None:

@@ -11,10 +11,12 @@ H4. Everything is one transaction: place, row, compose file, revision, operation
 H5. A change of what the node is told restarts a CVM that runs; a change of the control plane's own settings
     (`shutdown_timeout`, `allow_force_stop`) does not.
 H6. Disks only grow.
+H7. With `allow_restart` false, a change that restarts the CVM (rule H5) is refused; a CVM that is stopped has
+    nothing to restart.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
@@ -23,7 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from teehouse.cloud.allowlists.gate import OnchainStatus
 from teehouse.cloud.cvms.committing import compose_columns
-from teehouse.cloud.cvms.compose import Compose, changed_compose
+from teehouse.cloud.cvms.comparing import Change, Found, compare
 from teehouse.cloud.cvms.lifecycle import Lifecycle
 from teehouse.cloud.cvms.models import Cvm
 from teehouse.cloud.cvms.operations import (
@@ -31,7 +33,6 @@ from teehouse.cloud.cvms.operations import (
     add_revision,
     begin,
     check_idle,
-    compose_body,
     hold_cvm,
     hold_cvm_number,
     new_correlation_id,
@@ -48,15 +49,13 @@ from teehouse.cloud.cvms.registration import (
     registration_required,
     use_token,
 )
-from teehouse.cloud.cvms.sizes import Chosen, choose_image, choose_size
-from teehouse.cloud.errors import CloudError, Detail, ErrorCode
-from teehouse.cloud.nodes.models import Node, NodeImage
+from teehouse.cloud.errors import CloudError, ErrorCode
+from teehouse.cloud.nodes.models import Node
 from teehouse.cloud.nodes.placement import Size
 from teehouse.cloud.nodes.reservations import resize
 from teehouse.cloud.revisions.models import OperationType
 from teehouse.cloud.webhooks.models import WebhookEvent
 from teehouse.cloud.webhooks.outbox import tell
-from teehouse.cloud.workflows.spec import latest_revision
 
 _COMPOSE_KINDS: Final[Mapping[str, OperationType]] = {
     "docker_compose_file": OperationType.UPDATE_COMPOSE,
@@ -74,45 +73,6 @@ _COMPOSE_KINDS: Final[Mapping[str, OperationType]] = {
     "instance_type": OperationType.UPDATE_RESOURCES,
     "image": OperationType.UPDATE_OS_IMAGE,
 }
-_QUIET: Final = frozenset({"shutdown_timeout", "allow_force_stop"})  # rule H5
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """What is to be changed. `compose` are members of the app-compose file; None there drops one.
-
-    `settings` are columns of the CVM's row; None leaves its size or image as it is.
-    """
-
-    compose: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    encrypted_env: bytes | None = field(default=None, repr=False)
-    user_config: str | None = field(default=None, repr=False)
-    vcpu: int | None = None
-    memory: int | None = None
-    disk_size: int | None = None
-    gpus: int | None = None
-    instance_type: str | None = None
-    image: str | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-    def as_json(self) -> dict[str, Any]:
-        """All but the environment, as a commit token keeps it."""
-        return {
-            "compose": dict(self.compose),
-            "user_config": self.user_config,
-            "vcpu": self.vcpu,
-            "memory": self.memory,
-            "disk_size": self.disk_size,
-            "gpus": self.gpus,
-            "instance_type": self.instance_type,
-            "image": self.image,
-            "settings": dict(self.settings),
-        }
-
-    @classmethod
-    def from_json(cls, members: Mapping[str, Any], encrypted_env: bytes | None) -> "Change":
-        """What `as_json` gave, with the environment kept beside it."""
-        return cls(**members, encrypted_env=encrypted_env)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,29 +94,15 @@ class Applied:
         return f"Changed: {', '.join(self.changed)}; {how}"
 
 
-@dataclass(slots=True)
-class _Found:
-    """A CVM as it stands, and what would change."""
-
-    cvm: Cvm
-    compose: Compose
-    compose_changed: list[str]
-    other_changed: list[str]
-    encrypted_env: bytes
-    user_config: str
-    chosen: Chosen
-    image: Any
-
-
 async def change_cvm(
     life: Lifecycle, author: Author, cvm: str, change: Change, *, prepare_only: bool = False
 ) -> Applied:
-    """Apply the change (rules H1 to H6). Raises `CloudError`; 465 for one that was prepared.
+    """Apply the change (rules H1 to H7). Raises `CloudError`; 465 for one that was prepared.
 
     `prepare_only` prepares an on-chain app's change also when the contract allows the hash already.
     """
     async with life.database.read() as session:
-        found = await _compare(session, await hold_cvm(session, author.workspace_id, cvm), change)
+        found = await compare(session, await hold_cvm(session, author.workspace_id, cvm), change)
         app, gate_app = await gated(session, found.cvm.app_record_id)
         device = await _device(session, found.cvm)
     status: OnchainStatus | None = None
@@ -199,7 +145,7 @@ async def commit_by_hash(
     return await _apply(life, author, held.id, Change.from_json(row.change, row.encrypted_env), token=row)
 
 
-async def _prepare(life: Lifecycle, author: Author, found: _Found, change: Change) -> Prepared:
+async def _prepare(life: Lifecycle, author: Author, found: Found, change: Change) -> Prepared:
     now = life.now()
     async with life.database.write() as session:
         await store_compose(session, found.compose, now)
@@ -231,7 +177,7 @@ async def _apply(
     async with life.database.write() as session:
         cvm = await hold_cvm_number(session, author.workspace_id, cvm_id)
         await check_idle(session, cvm)
-        found = await _compare(session, cvm, change)
+        found = await compare(session, cvm, change)
         if token is not None:
             if found.compose.compose_hash != token.compose_hash:
                 raise CloudError(
@@ -247,84 +193,11 @@ async def _apply(
     return applied
 
 
-async def _compare(session: AsyncSession, cvm: Cvm, change: Change) -> _Found:
-    """What would change (rules H1, H2)."""
-    body = await compose_body(session, cvm.compose_hash)
-    compose = changed_compose(body, change.compose)
-    compose_changed: list[str] = []
-    if compose.compose_hash != cvm.compose_hash:
-        before = changed_compose(body, {}).members
-        names = {*before, *compose.members}
-        compose_changed = sorted(name for name in names if before.get(name) != compose.members.get(name))
-    else:
-        compose = replace(compose, body=body)
-    revision = await latest_revision(session, cvm.id)
-    box = revision.encrypted_env if revision else b""
-    config = revision.user_config if revision else ""
-    other: list[str] = []
-    if change.encrypted_env is not None and change.encrypted_env != box:
-        box = change.encrypted_env
-        other.append("encrypted_env")
-    if change.user_config is not None and change.user_config != config:
-        config = change.user_config
-        other.append("user_config")
-    before_size = Chosen(Size(cvm.vcpu, cvm.memory_mb, cvm.disk_gb, cvm.gpus), cvm.instance_type)
-    chosen = await choose_size(
-        session,
-        instance_type=change.instance_type if change.instance_type != cvm.instance_type else None,
-        vcpu=change.vcpu,
-        memory_mb=change.memory,
-        disk_gb=change.disk_size,
-        gpus=change.gpus,
-        before=before_size,
-    )
-    other += _resized(before_size, chosen)
-    image = None
-    if change.image is not None and change.image != cvm.base_image:
-        image = await _image(session, cvm, change.image)
-        other.append("image")
-    other += [name for name, value in change.settings.items() if getattr(cvm, name) != value]
-    return _Found(cvm, compose, compose_changed, other, box, config, chosen, image)
-
-
-def _resized(before: Chosen, after: Chosen) -> list[str]:
-    if after.size.disk_gb < before.size.disk_gb:
-        raise CloudError(
-            ErrorCode.INVALID_REQUEST,
-            f"A disk only grows: it has {before.size.disk_gb} GB",
-            details=[Detail(field="disk_size", value=after.size.disk_gb)],
-        )
-    pairs = {
-        "vcpu": (before.size.vcpu, after.size.vcpu),
-        "memory": (before.size.memory_mb, after.size.memory_mb),
-        "disk_size": (before.size.disk_gb, after.size.disk_gb),
-        "gpus": (before.size.gpus, after.size.gpus),
-        "instance_type": (before.instance_type, after.instance_type),
-    }
-    return [name for name, (old, new) in pairs.items() if old != new]
-
-
-async def _image(session: AsyncSession, cvm: Cvm, name: str) -> Any:
-    """The image of this name, which the CVM's node has. Raises ERR-02-010, ERR-02-013."""
-    image = await choose_image(session, name)
-    there = select(NodeImage.os_image_id).where(
-        NodeImage.node_id == cvm.node_id, NodeImage.os_image_id == image.id
-    )
-    if (await session.execute(there)).first() is None or image.requires_gpu != (cvm.gpus > 0):
-        raise CloudError(
-            ErrorCode.OS_IMAGE_NOT_COMPATIBLE,
-            "The CVM's node cannot boot this OS image",
-            details=[Detail(field="image", value=name)],
-            suggestions=["See GET /cvms/{cvm_id}/available-os-images"],
-        )
-    return image
-
-
 async def _write(
-    session: AsyncSession, author: Author, found: _Found, change: Change, now: datetime
+    session: AsyncSession, author: Author, found: Found, change: Change, now: datetime
 ) -> Applied:
     cvm = found.cvm
-    changed = [*found.compose_changed, *found.other_changed]
+    changed = found.changed
     if not changed:
         return Applied(cvm.id, new_correlation_id(), cvm.status, ())
     if found.compose_changed:
@@ -344,7 +217,7 @@ async def _write(
     cvm.updated_at = now
     kind = kind_of(changed)
     operation = None
-    if set(changed) - _QUIET:
+    if found.needs_node:
         operation = await begin(session, cvm, kind, author, now=now, request={"changed": changed})
     correlation_id = operation.correlation_id if operation else new_correlation_id()
     await add_revision(

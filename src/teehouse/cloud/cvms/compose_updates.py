@@ -15,7 +15,8 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import joinedload
 
-from teehouse.cloud.cvms.changing import Applied, Change, change_cvm
+from teehouse.cloud.cvms.changing import Applied, change_cvm
+from teehouse.cloud.cvms.comparing import Change
 from teehouse.cloud.cvms.compose import new_compose
 from teehouse.cloud.cvms.lifecycle import Lifecycle
 from teehouse.cloud.cvms.models import Provision

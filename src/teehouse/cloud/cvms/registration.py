@@ -4,10 +4,12 @@ Rules:
 
 R1. A token has 128 random bits, is stored as its SHA-256, lasts 14 days and is used once. A newer one of the same
     kind for the same CVM, or app, supersedes it.
-R2. Whoever has the token commits the change that it was made for, without an API key: the change was decided by
-    the one who prepared it.
+R2. Whoever has the token of an update commits it without an API key: the change was decided by the one who
+    prepared it.
 R3. A compose hash given with the token is the token's. What is left empty is taken from the token.
 R4. A transaction hash is proved; `already-registered`, or none, means that the contract's state is asked.
+R5. The token of a replica or instance is committed with a key, by a path that names its app: to a caller of another
+    workspace both are unknown, and the token can still be used.
 """
 
 import secrets
@@ -101,16 +103,21 @@ async def prepare(
 
 
 async def open_token(
-    life: Lifecycle, token: str, kinds: Sequence[str], compose_hash: str | None
+    life: Lifecycle,
+    token: str,
+    kinds: Sequence[str],
+    compose_hash: str | None,
+    *,
+    app_record_id: int | None = None,
 ) -> CommitToken:
-    """The change that the token was made for; it is not used yet (rules R1, R3). Raises ERR-01-006."""
+    """The change that the token was made for; it is not used yet (rules R1, R3, R5). Raises ERR-01-006."""
     async with life.database.read() as session:
         row = (
             await session.execute(
                 select(CommitToken).where(CommitToken.token_hash == sha256(token.encode()).hex())
             )
         ).scalar_one_or_none()
-    if row is None or row.kind not in kinds:
+    if row is None or row.kind not in kinds or app_record_id not in {None, row.app_record_id}:
         raise invalid("The commit token is unknown")
     if row.used_at is not None:
         raise invalid("The commit token was used")

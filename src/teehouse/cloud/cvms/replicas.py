@@ -44,6 +44,7 @@ from teehouse.cloud.nodes.placement import Size, Wanted
 from teehouse.cloud.nodes.reservations import Held, find_place, reserve
 from teehouse.cloud.revisions.models import OperationType
 from teehouse.cloud.workflows.spec import latest_revision
+from teehouse.wire.cloud.lifecycle import CommitTokenRequest
 
 _NUMBERED = re.compile(r"-\d{1,6}$")
 
@@ -103,11 +104,16 @@ async def add_instance(
 
 
 async def commit_copy(
-    life: Lifecycle, token: str, compose_hash: str | None, transaction_hash: str | None
+    life: Lifecycle, caller: Author, app_record_id: int, given: CommitTokenRequest
 ) -> Copied:
-    """Make the replica or instance that a token was made for. Raises `CloudError`."""
-    row = await open_token(life, token, (REPLICA, INSTANCE), compose_hash)
-    author = Author(row.user_id, row.workspace_id)
+    """Make the replica or instance of this app that a token was made for. Raises `CloudError`.
+
+    A token of another workspace, or app, is unknown here and stays as it is.
+    """
+    row = await open_token(
+        life, given.token, (REPLICA, INSTANCE), given.compose_hash, app_record_id=app_record_id
+    )
+    author = Author(row.user_id, row.workspace_id, caller.trace_id)
     async with life.database.read() as session:
         question = select(Cvm).where(Cvm.id == row.cvm_id, Cvm.deleted_at.is_(None))
         source = (await session.execute(question)).scalar_one_or_none()
@@ -116,21 +122,41 @@ async def commit_copy(
         _, gate_app = await gated(session, source.app_record_id)
         node_id = row.change["node_id"] or source.node_id
         device = (await session.execute(select(Node.device_id).where(Node.id == node_id))).scalar()
-    await check_registered(life, gate_app, row.compose_hash, device, transaction_hash)
+    await check_registered(life, gate_app, row.compose_hash, device, given.transaction_hash)
     copy = Copy(**row.change, encrypted_env=row.encrypted_env)
     return await _make(life, author, source.id, copy, token=row)
 
 
-async def _source_of_app(life: Lifecycle, author: Author, app_id: str, compose_hash: str | None) -> Cvm:
-    digits = parse_app_id(app_id)
+async def commit_replica(life: Lifecycle, caller: Author, cvm: str, given: CommitTokenRequest) -> Copied:
+    """The same, with the app as that of the CVM that a path calls `cvm`."""
     async with life.database.read() as session:
-        question = select(App.id).where(
-            App.app_id == digits, App.workspace_id == author.workspace_id, App.deleted_at.is_(None)
-        )
-        number = (await session.execute(question)).scalar_one_or_none()
-        if number is None:
-            raise not_found("app")
+        source = await hold_cvm(session, caller.workspace_id, cvm)
+    return await commit_copy(life, caller, source.app_record_id, given)
+
+
+async def commit_instance(life: Lifecycle, caller: Author, app_id: str, given: CommitTokenRequest) -> Copied:
+    """The same, with the app as a path calls it."""
+    async with life.database.read() as session:
+        number = await _app_number(session, caller, app_id)
+    return await commit_copy(life, caller, number, given)
+
+
+async def _source_of_app(life: Lifecycle, author: Author, app_id: str, compose_hash: str | None) -> Cvm:
+    async with life.database.read() as session:
+        number = await _app_number(session, author, app_id)
         return await _newest(session, author, number, compose_hash)
+
+
+async def _app_number(session: AsyncSession, author: Author, app_id: str) -> int:
+    question = select(App.id).where(
+        App.app_id == parse_app_id(app_id),
+        App.workspace_id == author.workspace_id,
+        App.deleted_at.is_(None),
+    )
+    number = (await session.execute(question)).scalar_one_or_none()
+    if number is None:
+        raise not_found("app")
+    return number
 
 
 async def _newest(session: AsyncSession, author: Author, app_record_id: int, compose_hash: str | None) -> Cvm:

@@ -7,7 +7,8 @@ from starlette.responses import Response
 
 from teehouse.cloud.cvms import compose_updates
 from teehouse.cloud.cvms.answers import IN_PROGRESS, changed_answer, present_kms, visibility_answer
-from teehouse.cloud.cvms.changing import Applied, Change, change_cvm, commit_by_hash, commit_update
+from teehouse.cloud.cvms.changing import Applied, change_cvm, commit_by_hash, commit_update
+from teehouse.cloud.cvms.comparing import Change
 from teehouse.cloud.cvms.environment import parse_box
 from teehouse.cloud.cvms.life_request import By, ComposeHash, CvmPath, Life, PrepareOnly, TransactionHash
 from teehouse.cloud.cvms.operations import Author
@@ -79,6 +80,7 @@ async def update_cvm_resources(
         memory=request.memory,
         disk_size=request.disk_size,
         instance_type=request.instance_type,
+        allow_restart=request.allow_restart is not False,
     )
     return JsonAnswer(changed_answer(await change_cvm(life, author, cvm_id, change)))
 
@@ -198,6 +200,7 @@ def _change(request: PatchRequest) -> Change:
         instance_type=request.instance_type,
         image=request.image,
         settings=settings,
+        allow_restart=request.allow_restart is not False,
     )
 
 

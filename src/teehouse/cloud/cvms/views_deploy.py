@@ -101,14 +101,10 @@ async def replicate_cvm(
 
 @router.post("/cvms/{cvm_id}/commit-replica", responses=_ACTION)
 async def commit_cvm_replica(
-    cvm_id: CvmPath,  # noqa: ARG001 - the token says which CVM is copied
-    request: CommitTokenRequest,
-    life: Life,
-    author: By,  # noqa: ARG001 - only callers with a key come here
-    how: Presented,
+    cvm_id: CvmPath, request: CommitTokenRequest, life: Life, author: By, how: Presented
 ) -> Response:
     """Make the replica that was prepared."""
-    copied = await replicas.commit_copy(life, request.token, request.compose_hash, request.transaction_hash)
+    copied = await replicas.commit_replica(life, author, cvm_id, request)
     return await _action(life, copied.cvm_id, how)
 
 
@@ -125,7 +121,10 @@ async def create_app_instance(
     """Add an instance to the app, or make the one that was prepared."""
     asked = request or InstanceRequest()
     if asked.token:
-        copied = await replicas.commit_copy(life, asked.token, asked.compose_hash, asked.transaction_hash)
+        given = CommitTokenRequest(
+            token=asked.token, compose_hash=asked.compose_hash, transaction_hash=asked.transaction_hash
+        )
+        copied = await replicas.commit_instance(life, author, app_id, given)
     else:
         texts = {
             "docker_compose_file": asked.docker_compose_file,

@@ -8,7 +8,8 @@ from starlette.responses import Response
 
 from teehouse.cloud.cvms import committing, instance_ids, provisioning
 from teehouse.cloud.cvms.answers import action_answer, changed_answer
-from teehouse.cloud.cvms.changing import Change, change_cvm
+from teehouse.cloud.cvms.changing import change_cvm
+from teehouse.cloud.cvms.comparing import Change
 from teehouse.cloud.cvms.environment import parse_box
 from teehouse.cloud.cvms.instance_ids import Refreshed
 from teehouse.cloud.cvms.life_request import AppPath, By, CvmPath, Life
@@ -125,7 +126,11 @@ async def upgrade_compose(app_id: AppPath, request: ComposeUpdate, life: Life, a
     compose: dict[str, Any] = {"docker_compose_file": text}
     if request.env_keys is not None and request.encrypted_env:
         compose["allowed_envs"] = request.env_keys
-    change = Change(compose=compose, encrypted_env=parse_box(request.encrypted_env))
+    change = Change(
+        compose=compose,
+        encrypted_env=parse_box(request.encrypted_env),
+        allow_restart=request.allow_restart is not False,
+    )
     applied = await change_cvm(life, author, f"app_{app_id}", change)
     return JsonAnswer(changed_answer(applied) | {"detail": applied.message})
 
