@@ -24,13 +24,17 @@ $(VENV)/.dev: $(VENV)/.runtime requirements/dev.txt
 	@$(PIP) install --require-hashes --only-binary :all: -r requirements/dev.txt
 	@touch $@
 
+$(VENV)/.clients: $(VENV)/.dev requirements/clients.txt  # without dependencies: one of them does not build (clients.in)
+	@$(PIP) install --require-hashes --only-binary :all: --no-deps -r requirements/clients.txt
+	@touch $@
+
 $(VENV)-vyper/.done: requirements/vyper.txt  # the contracts' compiler wants older releases of what Teehouse uses
 	@test -x $(VENV)-vyper/bin/python || $(PYTHON) -m venv $(VENV)-vyper
 	@echo "installing the contracts' compiler"
 	@$(VENV)-vyper/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes --only-binary :all: -r requirements/vyper.txt
 	@touch $@
 
-setup: $(VENV)/.dev $(VENV)-vyper/.done  ## everything a developer needs
+setup: $(VENV)/.dev $(VENV)/.clients $(VENV)-vyper/.done  ## everything a developer needs
 
 up: $(VENV)/.runtime  ## run the emulated cloud here; DIR and PORT may be given
 	@exec $(BIN)/teehouse up --dir "$(DIR)" --port "$(PORT)"
@@ -68,6 +72,7 @@ lock:  ## resolve requirements/*.txt anew; needs uv on PATH
 	uv pip compile -q --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate pyproject.toml -o requirements/runtime.txt
 	uv pip compile -q --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate pyproject.toml --group dev -c requirements/runtime.txt -o requirements/dev.txt
 	uv pip compile -q --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate requirements/vyper.in -o requirements/vyper.txt
+	uv pip compile -q --no-deps --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate requirements/clients.in -o requirements/clients.txt
 
 clean:
 	rm -rf $(VENV) $(VENV)-vyper .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* build dist tests/functional/js/node_modules
