@@ -339,6 +339,25 @@ async def test_who_is_always_too_late_is_told_to_try_again(
     assert await place.used() == {place.nodes[0]: (0, 0, 0, 0, 0)}
 
 
+async def test_a_place_does_not_wait_for_an_app_id(tmp_path: Path) -> None:
+    database = open_database(await migrated_url("postgresql", tmp_path))
+    place = await prepared(database)
+    async with database.write() as session:
+        _, nonce = await take_app_id(session, place.wanted.workspace_id)
+        async with asyncio.timeout(10):
+            await place.reserve(place.provisions[0])
+
+        async def another() -> int:
+            async with database.write() as other:
+                return (await take_app_id(other, place.wanted.workspace_id))[1]
+
+        waiting = asyncio.create_task(another())
+        await asyncio.sleep(0.1)
+        assert not waiting.done()
+    assert await waiting == nonce + 1
+    await database.dispose()
+
+
 async def test_taking_app_ids_and_places_at_once_ends(database: Database) -> None:
     place = await prepared(database, provisions=12, slots=12)
 

@@ -40,7 +40,8 @@ async def take_app_id(
 
     Raises `CloudError` ERR-02-009 for an id and a nonce that do not belong together.
     """
-    question = select(Workspace).where(Workspace.id == workspace_id).with_for_update()
+    # No key of the row changes: rows that refer to the workspace are written meanwhile, another nonce is not taken.
+    question = select(Workspace).where(Workspace.id == workspace_id).with_for_update(key_share=True)
     workspace = (await session.execute(question.execution_options(populate_existing=True))).scalar_one()
     if nonce is None:
         nonce = workspace.next_nonce

@@ -8,8 +8,8 @@ Rules:
 3. A workspace's quotas are judged over all its reservations while its row in `quotas` is locked, so two requests
    of one workspace cannot both use up the last of it. A workspace without such a row may take nothing.
 4. Locks are taken in the order workspace, quota, reservation, node (by number): no two units of work wait for each
-   other. A new reservation refers to its workspace, whose row others lock when they take an app id; so the
-   workspace comes first, in the weakest way that a reference needs.
+   other. Who takes an app id locks the workspace in a way that leaves it to be referred to, as a new reservation
+   does.
 5. What a provision holds ends with its time, unless a CVM has taken it over. Whoever gives a place back deletes
    the reservation first; only the one who deleted it gives the counters back.
 """
@@ -22,7 +22,7 @@ from typing import Any, Final, cast
 from sqlalchemy import ColumnElement, CursorResult, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from teehouse.cloud.accounts.models import Quota, Workspace
+from teehouse.cloud.accounts.models import Quota
 from teehouse.cloud.cvms.models import Reservation
 from teehouse.cloud.errors import busy, not_found
 from teehouse.cloud.nodes.errors import not_placed, quota_used_up
@@ -220,9 +220,6 @@ async def _existing(session: AsyncSession, provision_id: int | None, cvm_id: int
 
 async def _locked_quota(session: AsyncSession, workspace_id: int) -> Quota:
     """Rules 3, 4. SQLite needs no lock: writers wait in line there."""
-    await session.execute(
-        select(Workspace.id).where(Workspace.id == workspace_id).with_for_update(read=True, key_share=True)
-    )
     question = select(Quota).where(Quota.workspace_id == workspace_id).with_for_update()
     found = await session.scalar(question.execution_options(populate_existing=True))
     return found or _no_quota(workspace_id)
