@@ -9,6 +9,7 @@ import pytest
 
 from support.functional_support import need
 from support.processes import free_port, started
+from teehouse.cloud.http.metrics import RequestMetrics
 
 # Names that the field's agents have, and Prometheus' linter does not like (guest-agent.md 13.3).
 FIXED_NAMES = {
@@ -23,6 +24,22 @@ def url(tmp_path: Path) -> Iterator[str]:
     process = started(tmp_path / "log", arguments, until="dashboard:")
     yield process.url()
     process.kill()
+
+
+def test_prometheus_reads_the_control_planes_metrics() -> None:
+    promtool = need("promtool", "prometheus")
+    metrics = RequestMetrics()
+    metrics.gauge("teehouse_cvms", "CVMs that run", lambda: 2)
+    for seconds in (0.001, 0.3, 100.0):
+        metrics.count("GET", '/a"b', 200, seconds)
+    checked = subprocess.run(
+        [promtool, "check", "metrics"],
+        input=metrics.exposition().encode(),
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert (checked.returncode, checked.stderr) == (0, b"")
 
 
 def test_prometheus_reads_every_metric(url: str) -> None:

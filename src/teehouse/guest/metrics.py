@@ -13,7 +13,7 @@ Nothing here reads a clock or the host: figures come in, metrics go out.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from teehouse.guest.exposition import Metric, Sample, number
+from teehouse.base.exposition import Metric, Sample, histogram
 from teehouse.guest.hostinfo import Disk, HostFigures
 from teehouse.guest.observed import QUOTE_BUCKETS, QuoteTimes
 
@@ -75,7 +75,7 @@ def agent_metrics(agent: AgentFigures) -> list[Metric]:
         Metric(
             "teehouse_quote_seconds",
             "Time the platform took for a quote, in seconds",
-            _histogram(agent.quotes),
+            histogram(QUOTE_BUCKETS, agent.quotes.counts, agent.quotes.total),
             "histogram",
         ),
         _gauge("teehouse_event_log_bytes", "Size of the runtime event log in bytes", agent.event_log_bytes),
@@ -114,11 +114,3 @@ def _per_disk(name: str, text: str, disks: tuple[Disk, ...], value: Callable[[Di
             Sample(value(disk), (("name", disk.name), ("mount_point", disk.mount_point))) for disk in disks
         ),
     )
-
-
-def _histogram(times: QuoteTimes) -> tuple[Sample, ...]:
-    bounds = [*(number(bound) for bound in QUOTE_BUCKETS), "+Inf"]
-    buckets = (
-        Sample(count, (("le", bound),), "_bucket") for bound, count in zip(bounds, times.counts, strict=True)
-    )
-    return (*buckets, Sample(times.total, (), "_sum"), Sample(times.counts[-1], (), "_count"))

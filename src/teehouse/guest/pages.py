@@ -20,10 +20,10 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from teehouse.attestation.roots import TrustedRoot
+from teehouse.base.exposition import exposition
 from teehouse.guest.assets import SECURITY_HEADERS, Assets
 from teehouse.guest.containers import ContainerSource
 from teehouse.guest.dashboard import Dashboard
-from teehouse.guest.exposition import exposition
 from teehouse.guest.hostinfo import Host, HostSource, SystemReader
 from teehouse.guest.logs_page import LogsPage
 from teehouse.guest.logs_query import LogQuery

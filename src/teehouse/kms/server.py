@@ -28,6 +28,7 @@ from starlette.types import Scope
 
 from teehouse import __version__
 from teehouse.base.clock import Clock
+from teehouse.base.exposition import Metric, Sample
 from teehouse.base.findings import CollateralError, TeehouseError, misuse
 from teehouse.base.listener import Listener
 from teehouse.kms.audit import AuditLog
@@ -106,13 +107,11 @@ async def _health(_request: Request) -> Response:
 
 def metrics_text(metrics: Metrics) -> str:
     """The page of rule S4, in the text format of Prometheus."""
-    lines = []
-    for name, told, value in (
+    told = (
         ("dstack_kms_attestation_requests_total", "Requests with evidence to be judged", metrics.requests),
         ("dstack_kms_attestation_failures_total", "Evidence that was refused", metrics.failures),
-    ):
-        lines += [f"# HELP {name} {told}", f"# TYPE {name} counter", f"{name} {value}"]
-    return "\n".join(lines) + "\n"
+    )
+    return "".join(Metric(name, text, (Sample(value),), "counter").text() for name, text, value in told)
 
 
 def kms_app(service: KmsService, *, version: str | None = None, metrics: bool = True) -> RpcApp:

@@ -21,6 +21,7 @@ from support import postgres
 from support.cloud_core_support import KINDS, Cloud, cloud
 from teehouse.base.findings import MisuseError, malformed, misuse, rejected, unavailable, unsupported
 from teehouse.cloud.accounts.models import User, Workspace
+from teehouse.cloud.db import migrate
 from teehouse.cloud.db.engine import open_database
 from teehouse.cloud.errors import CloudError, Detail, ErrorCode, busy, denied, not_found, refusal
 from teehouse.cloud.http.dependencies import PageRequest, Reading, Version, Writing, needed_scope, paging
@@ -373,13 +374,13 @@ async def test_health_readiness_and_figures(here: Cloud) -> None:
     client = here.client(None)
     assert (await client.get("/healthz")).json() == {"status": "ok"}
     ready = await client.get("/readyz")
-    assert (ready.status_code, ready.json()) == (200, {"status": "ok", "database": "0001"})
+    assert (ready.status_code, ready.json()) == (200, {"status": "ok", "database": migrate.head()})
     await client.get("/api/v1/auth/me")
     await client.request("BREW", "/api/v1/nowhere/secret-name")
     here.app.state.metrics.gauge("teehouse_test", "A figure", lambda: 3)
     figures = (await client.get("/metrics")).text
-    assert 'teehouse_http_requests_total{method="GET",route="/api/v1/auth/me",status="401"} ' in figures
-    assert 'teehouse_http_requests_total{method="OTHER",route="unmatched",status="404"} ' in figures
+    assert 'teehouse_http_requests_total{method="GET", route="/api/v1/auth/me", status="401"} ' in figures
+    assert 'teehouse_http_requests_total{method="OTHER", route="unmatched", status="404"} ' in figures
     assert "teehouse_test 3" in figures
     assert "secret-name" not in figures
     async with here.database.write() as session:
@@ -388,7 +389,9 @@ async def test_health_readiness_and_figures(here: Cloud) -> None:
         behind = await client.get("/readyz")
     finally:
         async with here.database.write() as session:
-            await session.execute(text("INSERT INTO alembic_version VALUES ('0001')"))
+            await session.execute(
+                text("INSERT INTO alembic_version VALUES (:head)"), {"head": migrate.head()}
+            )
     assert (behind.status_code, behind.json()["database"]) == (503, "at migration None")
 
 
@@ -414,9 +417,9 @@ def test_a_histogram_counts_into_all_buckets_above() -> None:
     for seconds in (0.001, 0.3, 100.0):
         metrics.count("GET", '/a"b', 200, seconds)
     lines = metrics.exposition().splitlines()
-    assert 'teehouse_http_request_seconds_bucket{route="/a\\"b",le="0.005"} 1' in lines
-    assert 'teehouse_http_request_seconds_bucket{route="/a\\"b",le="0.5"} 2' in lines
-    assert 'teehouse_http_request_seconds_bucket{route="/a\\"b",le="+Inf"} 3' in lines
+    assert 'teehouse_http_request_seconds_bucket{route="/a\\"b", le="0.005"} 1' in lines
+    assert 'teehouse_http_request_seconds_bucket{route="/a\\"b", le="0.5"} 2' in lines
+    assert 'teehouse_http_request_seconds_bucket{route="/a\\"b", le="+Inf"} 3' in lines
     assert 'teehouse_http_request_seconds_sum{route="/a\\"b"} 100.301' in lines
 
 

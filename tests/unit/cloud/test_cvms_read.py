@@ -29,11 +29,11 @@ from support.cloud_read_support import (
     uuid_of,
     world,
 )
+from teehouse.base.exposition import exposition
 from teehouse.base.findings import unavailable
 from teehouse.cloud.cvms.sysinfo import read_sysinfo
 from teehouse.cloud.ids import Kind, encode
 from teehouse.cloud.inventory.models import InstanceType
-from teehouse.guest.exposition import exposition
 from teehouse.guest.hostinfo import Disk, HostFigures
 from teehouse.guest.metrics import host_metrics
 from teehouse.node.api import CvmEndpoints, CvmPhase, CvmState, Node

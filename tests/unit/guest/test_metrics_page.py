@@ -12,7 +12,7 @@ from support import emulated
 from support.guest_agent import agent
 from support.pages_support import HOST, ROOT, FixedHost, outside
 from teehouse.attestation.roots import TrustedRoot
-from teehouse.guest.exposition import exposition
+from teehouse.base.exposition import exposition
 from teehouse.guest.metrics import host_metrics
 from teehouse.wire.guest_pb2 import RawQuoteArgs
 

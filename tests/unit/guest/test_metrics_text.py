@@ -1,11 +1,9 @@
 """The text of `/metrics`, letter by letter (guest-agent.md 13.3)."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from support.pages_support import HOST
-from teehouse.guest.exposition import Metric, Sample, exposition, number
+from teehouse.base.exposition import exposition
 from teehouse.guest.metrics import AgentFigures, agent_metrics, host_metrics
 from teehouse.guest.observed import QUOTE_BUCKETS, Observed
 
@@ -182,31 +180,6 @@ def test_what_is_not_known_has_no_sample() -> None:
     ).replace("# TYPE teehouse_certificate_expiry_seconds ", "")
     assert "teehouse_collateral_expiry_seconds gauge\n\n" in text
     assert text.endswith('teehouse_emulated{root="intel"} 0\n')
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(0.0, "0"), (-3.0, "-3"), (0.1, "0.1"), (1e-7, "1e-07"), (7, "7"), (1e18, "1000000000000000000")],
-)
-def test_numbers(value: float, text: str) -> None:
-    assert number(value) == text
-
-
-def unescaped(text: str) -> str:
-    """What a reader of the format makes of a label's value."""
-    out, rest = "", iter(text)
-    for character in rest:
-        out += {"n": "\n", "\\": "\\", '"': '"'}[next(rest)] if character == "\\" else character
-    return out
-
-
-@given(st.text())
-def test_a_label_is_read_back_as_it_was(value: str) -> None:
-    text = Metric("m", "h", (Sample(1, (("l", value),)),)).text()
-    assert text.startswith('# HELP m h\n# TYPE m gauge\nm{l="')
-    assert text.endswith('"} 1\n')
-    assert text.count("\n") == 3
-    assert unescaped(text.removeprefix('# HELP m h\n# TYPE m gauge\nm{l="').removesuffix('"} 1\n')) == value
 
 
 def test_quotes_are_counted_in_their_bucket() -> None:

@@ -9,10 +9,11 @@ Rules:
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from teehouse.base.exposition import Metric, Sample, exposition, histogram
+
 BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_ESCAPES: Final = str.maketrans({"\\": "\\\\", "\n": "\\n", '"': '\\"'})
 
 Gauge = Callable[[], float]
 
@@ -40,27 +41,21 @@ class RequestMetrics:
 
     def exposition(self) -> str:
         """All of it as text."""
-        return "".join(f"{line}\n" for line in self._lines())
+        return exposition(self._metrics())
 
-    def _lines(self) -> Iterator[str]:
-        yield "# HELP teehouse_http_requests_total Requests by method, route and status"
-        yield "# TYPE teehouse_http_requests_total counter"
-        for (method, route, status), count in sorted(self._counts.items()):
-            labels = f'method="{method}",route="{_escape(route)}",status="{status}"'
-            yield f"teehouse_http_requests_total{{{labels}}} {count}"
-        yield "# HELP teehouse_http_request_seconds Time to answer, in seconds"
-        yield "# TYPE teehouse_http_request_seconds histogram"
-        for route, (buckets, total) in sorted(self._times.items()):
-            label = f'route="{_escape(route)}"'
-            for bound, count in zip((*map(repr, BUCKETS), "+Inf"), buckets, strict=True):
-                yield f'teehouse_http_request_seconds_bucket{{{label},le="{bound}"}} {count}'
-            yield f"teehouse_http_request_seconds_sum{{{label}}} {total[0]!r}"
-            yield f"teehouse_http_request_seconds_count{{{label}}} {buckets[-1]}"
+    def _metrics(self) -> Iterator[Metric]:
+        counts = tuple(
+            Sample(count, (("method", method), ("route", route), ("status", str(status))))
+            for (method, route, status), count in sorted(self._counts.items())
+        )
+        yield Metric(
+            "teehouse_http_requests_total", "Requests by method, route and status", counts, "counter"
+        )
+        times = tuple(
+            sample
+            for route, (buckets, total) in sorted(self._times.items())
+            for sample in histogram(BUCKETS, buckets, total[0], (("route", route),))
+        )
+        yield Metric("teehouse_http_request_seconds", "Time to answer, in seconds", times, "histogram")
         for name, (text, value) in sorted(self._gauges.items()):
-            yield f"# HELP {name} {text}"
-            yield f"# TYPE {name} gauge"
-            yield f"{name} {value()!r}"
-
-
-def _escape(text: str) -> str:
-    return text.translate(_ESCAPES)
+            yield Metric(name, text, (Sample(value()),))

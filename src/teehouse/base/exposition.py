@@ -1,4 +1,4 @@
-r"""Metrics as text, in Prometheus' format as the field's agents write it (guest-agent.md 13.3).
+r"""Metrics as text, in Prometheus' format as the field's agents write it (guest-agent.md 13.3), for all that has any.
 
 Rules:
 
@@ -7,7 +7,7 @@ Rules:
 3. Whole numbers are written without a point, all others with as many digits as they have.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -46,6 +46,17 @@ class Metric:
 def exposition(metrics: Iterable[Metric]) -> str:
     """The metrics in their order."""
     return "\n".join(metric.text() for metric in metrics)
+
+
+def histogram(
+    bounds: Sequence[float], counts: Sequence[int], total: float, labels: Labels = ()
+) -> tuple[Sample, ...]:
+    """The samples of a histogram. `counts` are cumulative over `bounds`, then of all; `total` is the values' sum."""
+    texts = [*(number(bound) for bound in bounds), "+Inf"]
+    buckets = (
+        Sample(count, (*labels, ("le", text)), "_bucket") for text, count in zip(texts, counts, strict=True)
+    )
+    return (*buckets, Sample(total, labels, "_sum"), Sample(counts[-1], labels, "_count"))
 
 
 def number(value: float) -> str:
