@@ -17,26 +17,12 @@ from teehouse.cloud.cvms.provisioning import Provisioned
 from teehouse.cloud.cvms.records import CvmRecord, load_cvms, parse_compose
 from teehouse.cloud.errors import CloudError, ErrorCode
 from teehouse.cloud.ids import Kind, encode
-from teehouse.cloud.inventory.models import KmsNode
+from teehouse.cloud.inventory.presenters import present_kms
 from teehouse.wire.cloud.base import time_text
 from teehouse.wire.cloud.versions import ApiVersion
 
 IN_PROGRESS = "in_progress"
 COMPOSE_VERSION = "1.0.0"
-
-
-def present_kms(kms: KmsNode) -> dict[str, Any]:
-    """`KmsInfo` (cloud-api.md 12.4); its contract is loaded."""
-    chain = kms.contract.chain_id or None
-    return {
-        "id": encode(Kind.KMS, kms.id),
-        "slug": kms.slug,
-        "url": kms.url,
-        "version": kms.version,
-        "chain_id": chain,
-        "kms_contract_address": kms.contract.contract_address if chain else None,
-        "gateway_app_id": kms.gateway_app_id,
-    }
 
 
 def present_provision(found: Provisioned) -> dict[str, Any]:

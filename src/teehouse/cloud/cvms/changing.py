@@ -6,7 +6,7 @@ H1. Only fields that a request says are changed. What is then as before is no ch
     that are not, and a change of nothing writes nothing and restarts nothing.
 H2. The compose file is made anew from the stored one, and its hash decides whether it changed.
 H3. A change that makes a new compose hash of an on-chain app waits for the hash to be registered, unless the
-    contract allows it already. It is prepared and answered with 465.
+    contract allows it, and the CVM's device, already. It is prepared and answered with 465.
 H4. Everything is one transaction: place, row, compose file, revision, operation. A refusal leaves all as it was.
 H5. A change of what the node is told restarts a CVM that runs; a change of the control plane's own settings
     (`shutdown_timeout`, `allow_force_stop`) does not.
@@ -108,7 +108,7 @@ async def change_cvm(
     status: OnchainStatus | None = None
     if found.compose_changed:
         status = await life.gate.status(gate_app, found.compose.compose_hash, device)
-    if status is not None and (prepare_only or not status.compose_hash_allowed):
+    if status is not None and (prepare_only or not status.is_allowed):
         prepared = await _prepare(life, author, found, change)
         path = f"/cvms/{found.cvm.vm_uuid_text}/commit-update"
         raise registration_required(life, app, prepared, status, device_id=device, commit_path=path)

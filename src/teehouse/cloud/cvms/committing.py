@@ -8,7 +8,10 @@ T2. The same app id with another compose hash than it was committed with is refu
     has CVMs.
 T3. A provision that is unknown or whose time is over is refused (ERR-01-006).
 T4. A place that is held no longer is taken anew, on the node that was decided if it has room.
-T5. With an on-chain KMS the contract allows the compose hash first (ERR-01-008).
+T5. With an on-chain KMS the app id is the address of the app's contract, and that contract allows the compose hash
+    on the node's device first (ERR-01-008). Such a provision has no app id of its own: while the app has CVMs, it
+    gets no other one this way (T2); instances are added for that.
+T6. An app stays with its KMS: its keys come from there.
 """
 
 from dataclasses import dataclass
@@ -21,7 +24,6 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import joinedload
 
-from teehouse.cloud.allowlists.gate import GatedApp
 from teehouse.cloud.apps.models import App
 from teehouse.cloud.cvms.compose import Compose, stored_compose
 from teehouse.cloud.cvms.environment import parse_box
@@ -29,6 +31,8 @@ from teehouse.cloud.cvms.lifecycle import Lifecycle
 from teehouse.cloud.cvms.models import Cvm, Provision
 from teehouse.cloud.cvms.operations import Author, add_revision, begin, compose_body
 from teehouse.cloud.cvms.provisioning import name_taken
+from teehouse.cloud.cvms.registration import gated_app, not_allowed
+from teehouse.cloud.cvms.sizes import kms_numbers
 from teehouse.cloud.errors import CloudError, Detail, ErrorCode, not_found
 from teehouse.cloud.ids import parse_app_id, parse_hex
 from teehouse.cloud.inventory.models import KmsNode, OsImage
@@ -54,10 +58,11 @@ async def commit(life: Lifecycle, author: Author, request: CommitRequest) -> Com
     app_id = None if request.app_id is None else parse_app_id(request.app_id)
     if compose_hash is None or (request.app_id is not None and app_id is None):
         raise CloudError(ErrorCode.INVALID_REQUEST, "compose_hash has 64 hex digits, app_id has 40")
+    _check_addresses(request, app_id)
     box = parse_box(request.encrypted_env) or b""
-    found = await _find(life, author, compose_hash, app_id)
+    found = await _find(life, author, compose_hash, app_id, kms=request.kms_id)
     if found.cvm_id is None:
-        await _check_allowed(life, found, request, app_id)
+        await _check_allowed(life, found, app_id)
         key = await _environment_key(life, found, app_id)
         try:
             async with life.database.write() as session:
@@ -70,18 +75,33 @@ async def commit(life: Lifecycle, author: Author, request: CommitRequest) -> Com
             if done.operation_id is not None:
                 await life.workflows.start(done.operation_id)
             return done
-        found = await _find(life, author, compose_hash, app_id)
+        found = await _find(life, author, compose_hash, app_id, kms=request.kms_id)
     if found.cvm_id is None:
         raise _expired()
     return Committed(found.cvm_id, None, None)
 
 
-async def _find(life: Lifecycle, author: Author, compose_hash: str, app_id: str | None) -> Provision:
-    """The provision that is meant: the newest with this hash and app id."""
+def _check_addresses(request: CommitRequest, app_id: str | None) -> None:
+    """The contract is the app's own, and who deployed it has an address. Raises `CloudError` ERR-02-008."""
+    wrong = None
+    if request.contract_address and parse_hex(request.contract_address, 20) != app_id:
+        wrong = Detail("contract_address", request.contract_address, "not the address that app_id is")
+    elif request.deployer_address and parse_hex(request.deployer_address, 20) is None:
+        wrong = Detail("deployer_address", request.deployer_address, "no address")
+    if wrong is not None:
+        raise CloudError(ErrorCode.INVALID_REQUEST, f"{wrong.field}: {wrong.message}", details=[wrong])
+
+
+async def _find(
+    life: Lifecycle, author: Author, compose_hash: str, app_id: str | None, *, kms: str | None
+) -> Provision:
+    """The provision that is meant: the newest with this hash and app id, of the KMS that was named."""
     mine = (Provision.workspace_id == author.workspace_id, Provision.kind == "create")
     async with life.database.read() as session:
         question = select(Provision).where(*mine, Provision.compose_hash == compose_hash)
         rows = list((await session.execute(question.order_by(Provision.id.desc()).limit(50))).scalars())
+        named = await kms_numbers(session, kms) if kms else None
+        rows = [row for row in rows if named is None or row.kms_id in named]
         fitting = [row for row in rows if app_id is None or row.app_id in {None, app_id}]
         exact = [row for row in fitting if row.app_id == app_id] or fitting
         committed = [row for row in exact if row.cvm_id is not None and row.app_id == app_id]
@@ -98,18 +118,11 @@ async def _find(life: Lifecycle, author: Author, compose_hash: str, app_id: str 
                 *mine, Provision.app_id == app_id, Provision.committed_at.is_not(None)
             )
             if (await session.execute(other.limit(1))).first() is not None:
-                raise CloudError(
-                    ErrorCode.CVM_APP_ID_CONFLICT,
-                    "The app id was committed with another compose hash",
-                    details=[Detail(field="app_id", value=app_id)],
-                    suggestions=["Provision again, or update the CVM"],
-                )
+                raise _committed_otherwise(app_id)
     raise _expired()
 
 
-async def _check_allowed(
-    life: Lifecycle, found: Provision, request: CommitRequest, app_id: str | None
-) -> None:
+async def _check_allowed(life: Lifecycle, found: Provision, app_id: str | None) -> None:
     """Rule T5."""
     async with life.database.read() as session:
         kms = await _kms(session, found)
@@ -120,18 +133,9 @@ async def _check_allowed(
         return
     if app_id is None:
         raise CloudError(ErrorCode.INVALID_REQUEST, "app_id is the address of the app's contract")
-    contract = request.contract_address or f"0x{app_id}"
-    gated = GatedApp(app_id, kms.kms_type, kms.contract.chain_id, contract)
-    status = await life.gate.status(gated, found.compose_hash, device)
+    status = await life.gate.status(gated_app(app_id, kms), found.compose_hash, device)
     if status is not None and not status.is_allowed:
-        raise CloudError(
-            ErrorCode.HASH_NOT_ALLOWED,
-            "The app's contract does not allow this compose hash on this device",
-            details=[
-                Detail(field="compose_hash", value=found.compose_hash),
-                Detail(field="device_id", value=device),
-            ],
-        )
+        raise not_allowed(status, found.compose_hash, device)
 
 
 async def _kms(session: AsyncSession, found: Provision) -> KmsNode:
@@ -272,6 +276,7 @@ async def _app(
     if app is not None:
         if app.workspace_id != author.workspace_id:
             raise not_found("app")
+        await _check_same_app(session, app, provision)
         if app.deleted_at is not None:
             app.deleted_at, app.name, app.listed = None, provision.name, provision.listed
         app.updated_at = now
@@ -279,6 +284,7 @@ async def _app(
     kms = await _kms(session, provision)
     if author.user_id is None:
         raise not_found("user")
+    on_chain = bool(kms.contract.chain_id)
     app = App(
         workspace_id=author.workspace_id,
         creator_id=author.user_id,
@@ -288,8 +294,8 @@ async def _app(
         kms_type=kms.kms_type,
         nonce=provision.nonce,
         chain_id=kms.contract.chain_id or None,
-        contract_address=request.contract_address if kms.contract.chain_id else None,
-        deployer_address=request.deployer_address if kms.contract.chain_id else None,
+        contract_address=(request.contract_address or f"0x{provision.app_id}") if on_chain else None,
+        deployer_address=(request.deployer_address or None) if on_chain else None,
         env_pubkey=key,
         listed=provision.listed,
         created_at=now,
@@ -298,6 +304,32 @@ async def _app(
     session.add(app)
     await session.flush()
     return app
+
+
+async def _check_same_app(session: AsyncSession, app: App, provision: Provision) -> None:
+    """Rules T5 and T6 for an app that is there already. Raises ERR-02-009, ERR-03-007."""
+    question = select(KmsNode).where(KmsNode.id == app.kms_id).options(joinedload(KmsNode.contract))
+    its = (await session.execute(question)).scalar_one()
+    kms = await _kms(session, provision)
+    if its.contract_id != kms.contract_id:
+        raise CloudError(
+            ErrorCode.INCOMPATIBLE_CONFIG,
+            f"The app's keys come from the KMS {its.slug}, and the provision is for {kms.slug}",
+            details=[Detail("kms_id", kms.slug)],
+            suggestions=["Provision again with the app's own KMS"],
+        )
+    alive = select(Cvm.id).where(Cvm.app_record_id == app.id, Cvm.deleted_at.is_(None)).limit(1)
+    if kms.contract.chain_id and (await session.execute(alive)).first() is not None:
+        raise _committed_otherwise(app.app_id)
+
+
+def _committed_otherwise(app_id: str) -> CloudError:
+    return CloudError(
+        ErrorCode.CVM_APP_ID_CONFLICT,
+        "The app id was committed with another compose hash",
+        details=[Detail(field="app_id", value=app_id)],
+        suggestions=["Provision again, or update the CVM"],
+    )
 
 
 def _expired() -> CloudError:

@@ -25,6 +25,7 @@ from teehouse.cloud.cvms.records import (
     WorkspaceRecord,
 )
 from teehouse.cloud.ids import Kind, encode
+from teehouse.cloud.inventory.chains import client_chain
 from teehouse.wire.cloud.base import time_text
 from teehouse.wire.cloud.versions import ApiVersion
 
@@ -131,7 +132,7 @@ def node_ref(node: NodeRecord) -> Json:
 
 def kms_ref(kms: KmsRecord) -> Json:
     """`KmsInfo`. Without contract and chain for the off-chain KMS."""
-    return {
+    shown: Json = {
         "id": encode(Kind.KMS, kms.id),
         "slug": kms.slug,
         "url": kms.url,
@@ -140,6 +141,7 @@ def kms_ref(kms: KmsRecord) -> Json:
         "kms_contract_address": kms.contract_address if kms.on_chain else None,
         "gateway_app_id": kms.gateway_app_id,
     }
+    return shown | (client_chain(kms.chain_id, kms.rpc_url, kms.multicall_address) if kms.on_chain else {})
 
 
 def uptime(row: CvmRow, now: datetime) -> str:
@@ -303,7 +305,7 @@ def _cvm_v2(cvm: CvmRecord, how: Presentation) -> Json:  # noqa: ARG001 - as its
             "dstack_kms_address": cvm.kms.contract_address if cvm.kms.on_chain else None,
             "dstack_app_address": cvm.app.contract_address,
             "deployer_address": cvm.app.deployer_address,
-            "rpc_endpoint": None,
+            "rpc_endpoint": cvm.kms.rpc_url,
             "encrypted_env_pubkey": cvm.app.env_pubkey,
         },
         "status": row.status,

@@ -67,6 +67,8 @@ class KmsRecord:
     chain_id: int
     contract_address: str
     k256_pubkey: str | None
+    rpc_url: str | None
+    multicall_address: str | None
 
     @property
     def on_chain(self) -> bool:
@@ -235,6 +237,8 @@ _KMS = (
     KmsContract.chain_id,
     KmsContract.contract_address,
     KmsContract.k256_pubkey,
+    KmsContract.rpc_url,
+    KmsContract.multicall_address,
 )
 
 

@@ -7,7 +7,8 @@ R1. A token has 128 random bits, is stored as its SHA-256, lasts 14 days and is 
 R2. Whoever has the token of an update commits it without an API key: the change was decided by the one who
     prepared it.
 R3. A compose hash given with the token is the token's. What is left empty is taken from the token.
-R4. A transaction hash is proved; `already-registered`, or none, means that the contract's state is asked.
+R4. A transaction hash is proved; with `already-registered`, or none, only the contract's state is asked. In both
+    cases the contract allows hash and device when the change is made.
 R5. The token of a replica or instance is committed with a key, by a path that names its app: to a caller of another
     workspace both are unknown, and the token can still be used.
 """
@@ -29,8 +30,9 @@ from teehouse.cloud.cvms.lifecycle import Lifecycle
 from teehouse.cloud.cvms.models import CommitToken
 from teehouse.cloud.cvms.operations import Author
 from teehouse.cloud.errors import CloudError, Detail, ErrorCode
-from teehouse.cloud.ids import Kind, encode, parse_hex
+from teehouse.cloud.ids import parse_hex
 from teehouse.cloud.inventory.models import KmsNode
+from teehouse.cloud.inventory.presenters import present_kms
 
 LIFETIME: Final = timedelta(days=14)
 ALREADY: Final = "already-registered"
@@ -53,8 +55,15 @@ async def gated(session: AsyncSession, app_record_id: int) -> tuple[App, GatedAp
         select(App).where(App.id == app_record_id).options(joinedload(App.kms).joinedload(KmsNode.contract))
     )
     app = (await session.execute(question)).scalar_one()
-    chain = app.kms.contract.chain_id or None
-    return app, GatedApp(app.app_id, app.kms_type, chain, app.contract_address)
+    return app, gated_app(app.app_id, app.kms)
+
+
+def gated_app(app_id: str, kms: KmsNode) -> GatedApp:
+    """An app of a KMS whose contract is loaded. On chain the app's id is its contract's address (cloud-api.md 14.5)."""
+    contract = kms.contract
+    if not contract.chain_id:
+        return GatedApp(app_id, kms.kms_type, None, None)
+    return GatedApp(app_id, kms.kms_type, contract.chain_id, f"0x{app_id}", contract.contract_address)
 
 
 async def prepare(
@@ -175,12 +184,26 @@ async def check_registered(
             raise CloudError(ErrorCode.TX_VERIFICATION_FAILED, "The transaction hash has 64 hex digits")
         await life.gate.check_transaction(app, compose_hash, transaction_hash)
     status = await life.gate.status(app, compose_hash, device_id)
-    if status is not None and not status.compose_hash_allowed:
-        raise CloudError(
-            ErrorCode.HASH_NOT_ALLOWED,
-            "The app's contract does not allow this compose hash",
-            details=[Detail(field="compose_hash", value=compose_hash)],
+    if status is not None and not status.is_allowed:
+        raise not_allowed(status, compose_hash, device_id)
+
+
+def not_allowed(status: OnchainStatus, compose_hash: str, device_id: str | None) -> CloudError:
+    """ERR-01-008, which names what is missing."""
+    lacking = []
+    if not status.compose_hash_allowed:
+        lacking.append(Detail("compose_hash", compose_hash, "not allowed by the app's contract"))
+    if not status.device_id_allowed:
+        lacking.append(
+            Detail("device_id", f"0x{device_id}" if device_id else "", "not allowed by the app's contract")
         )
+    named = " and ".join(str(detail.field).replace("_", " ") for detail in lacking)
+    return CloudError(
+        ErrorCode.HASH_NOT_ALLOWED,
+        f"The app's contract does not allow this {named}",
+        details=lacking,
+        suggestions=["Call addComposeHash, or addDevice, as the contract's owner, then try again"],
+    )
 
 
 def registration_required(
@@ -193,16 +216,6 @@ def registration_required(
     commit_path: str,
 ) -> CloudError:
     """465 with all that a client needs to go on (cloud-api.md 13.4). `commit_path` is the API's, without prefix."""
-    kms = app.kms
-    kms_info = {
-        "id": encode(Kind.KMS, kms.id),
-        "slug": kms.slug,
-        "url": kms.url,
-        "version": kms.version,
-        "chain_id": kms.contract.chain_id or None,
-        "kms_contract_address": kms.contract.contract_address if kms.contract.chain_id else None,
-        "gateway_app_id": kms.gateway_app_id,
-    }
     onchain = {
         "compose_hash_allowed": status.compose_hash_allowed,
         "device_id_allowed": status.device_id_allowed,
@@ -212,7 +225,7 @@ def registration_required(
         Detail("compose_hash", prepared.compose_hash),
         Detail("app_id", app.app_id),
         Detail("device_id", f"0x{device_id or '00' * 32}"),
-        Detail("kms_info", kms_info),
+        Detail("kms_info", present_kms(app.kms)),
         Detail("commit_token", prepared.token),
         Detail("commit_url", f"{life.public_url}/commit/{prepared.token}"),
         Detail("api_commit_url", f"{life.public_url}/api/v1{commit_path}"),

@@ -7,12 +7,15 @@ P1. A replica has the configuration of its source: compose file, environment, si
 P2. Its name is the source's with the next free number behind it, unless one was given.
 P3. Of an app with several CVMs the newest is copied, or the newest with the compose hash that was asked for.
 P4. A compose file of its own makes another hash; with an on-chain KMS hash and device must be allowed first, else
-    the change is prepared and answered with 465.
+    the change is prepared and answered with 465. The node is chosen before the contract is asked, and stays: the
+    contract allows devices.
+P5. What is made is what was decided over: when the source's compose file is another one by then, the copy is
+    refused, prepared (ERR-01-006) or not (409).
 """
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy import select
@@ -31,12 +34,13 @@ from teehouse.cloud.cvms.registration import (
     REPLICA,
     check_registered,
     gated,
+    invalid,
     open_token,
     prepare,
     registration_required,
     use_token,
 )
-from teehouse.cloud.errors import CloudError, Detail, ErrorCode, not_found
+from teehouse.cloud.errors import CloudError, Detail, ErrorCode, busy, not_found
 from teehouse.cloud.ids import NAME_MOST, parse_app_id, parse_hex
 from teehouse.cloud.inventory.models import OsImage
 from teehouse.cloud.nodes.models import Node
@@ -120,11 +124,10 @@ async def commit_copy(
         if source is None:
             raise CloudError(ErrorCode.CVM_NOT_FOUND, "CVM not found")
         _, gate_app = await gated(session, source.app_record_id)
-        node_id = row.change["node_id"] or source.node_id
-        device = (await session.execute(select(Node.device_id).where(Node.id == node_id))).scalar()
+        device = await _device(session, row.change["node_id"])
     await check_registered(life, gate_app, row.compose_hash, device, given.transaction_hash)
     copy = Copy(**row.change, encrypted_env=row.encrypted_env)
-    return await _make(life, author, source.id, copy, token=row)
+    return await _make(life, author, source.id, copy, compose_hash=row.compose_hash, token=row)
 
 
 async def commit_replica(life: Lifecycle, caller: Author, cvm: str, given: CommitTokenRequest) -> Copied:
@@ -187,8 +190,11 @@ async def _copy(
     async with life.database.read() as session:
         app, gate_app = await gated(session, source.app_record_id)
         compose = await _compose(session, source, copy)
-        node_id = copy.node_id if copy.node_id is not None else source.node_id
-        device = (await session.execute(select(Node.device_id).where(Node.id == node_id))).scalar()
+        device = None
+        if gate_app.chain_id is not None:
+            place = await find_place(session, await _wanted(session, source, copy))
+            copy = replace(copy, node_id=place.node_id)
+            device = await _device(session, place.node_id)
     status = await life.gate.status(gate_app, compose.compose_hash, device)
     if status is not None and (prepare_only or not status.is_allowed):
         now = life.now()
@@ -209,12 +215,19 @@ async def _copy(
         if kind == INSTANCE:
             path = f"/apps/{app.app_id}/instances"
         raise registration_required(life, app, prepared, status, device_id=device, commit_path=path)
-    return await _make(life, author, source.id, copy)
+    return await _make(life, author, source.id, copy, compose_hash=compose.compose_hash)
 
 
 async def _make(
-    life: Lifecycle, author: Author, source_id: int, copy: Copy, *, token: CommitToken | None = None
+    life: Lifecycle,
+    author: Author,
+    source_id: int,
+    copy: Copy,
+    *,
+    compose_hash: str,
+    token: CommitToken | None = None,
 ) -> Copied:
+    """The copy, with this compose hash (rule P5)."""
     name = copy.name or ""
     try:
         async with life.database.write() as session:
@@ -225,6 +238,10 @@ async def _make(
             name = copy.name or await _free_name(session, source)
             if copy.name is not None:
                 await check_name_free(session, source.workspace_id, name)
+            if (await _compose(session, source, copy)).compose_hash != compose_hash:
+                if token is not None:
+                    raise invalid("The stored compose file has changed since")
+                raise busy("The CVM was changed at the same moment; try again")
             if token is not None:
                 await use_token(session, token, life.now())
             copied = await _write(life, session, author, source, copy, name=name)
@@ -311,6 +328,10 @@ async def _wanted(session: AsyncSession, source: Cvm, copy: Copy) -> Wanted:
 async def _compose(session: AsyncSession, source: Cvm, copy: Copy) -> Compose:
     body = await compose_body(session, source.compose_hash)
     return changed_compose(body, copy.compose) if copy.compose else stored_compose(body)
+
+
+async def _device(session: AsyncSession, node_id: int) -> str | None:
+    return (await session.execute(select(Node.device_id).where(Node.id == node_id))).scalar()
 
 
 async def _free_name(session: AsyncSession, source: Cvm) -> str:

@@ -11,7 +11,7 @@ Z3. A KMS is called by id, slug or type, in any case; of a type, the first that 
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import or_, select
+from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import joinedload
 
@@ -80,13 +80,9 @@ async def choose_size(
 
 async def choose_kms(session: AsyncSession, text: str) -> KmsNode:
     """The KMS that a request calls `text` (rule Z3), with its contract. Raises ERR-02-011."""
-    number = decode(Kind.KMS, text)
     question = (
         select(KmsNode)
-        .where(
-            or_(KmsNode.slug == text, KmsNode.kms_type == text.lower(), KmsNode.id == (number or -1)),
-            KmsNode.enabled,
-        )
+        .where(_called(text), KmsNode.enabled)
         .options(joinedload(KmsNode.contract))
         .order_by(KmsNode.id)
         .limit(1)
@@ -100,6 +96,16 @@ async def choose_kms(session: AsyncSession, text: str) -> KmsNode:
             suggestions=["List them with GET /kms"],
         )
     return kms
+
+
+async def kms_numbers(session: AsyncSession, text: str) -> set[int]:
+    """The numbers of all KMSs that a request calls `text`: by id or slug one, by type several."""
+    return set(await session.scalars(select(KmsNode.id).where(_called(text))))
+
+
+def _called(text: str) -> ColumnElement[bool]:
+    number = decode(Kind.KMS, text)
+    return or_(KmsNode.slug == text, KmsNode.kms_type == text.lower(), KmsNode.id == (number or -1))
 
 
 async def choose_image(session: AsyncSession, name: str) -> OsImage:

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from teehouse.cloud.cvms import compose_updates
-from teehouse.cloud.cvms.answers import IN_PROGRESS, changed_answer, present_kms, visibility_answer
+from teehouse.cloud.cvms.answers import IN_PROGRESS, changed_answer, visibility_answer
 from teehouse.cloud.cvms.changing import Applied, change_cvm, commit_by_hash, commit_update
 from teehouse.cloud.cvms.comparing import Change
 from teehouse.cloud.cvms.environment import parse_box
@@ -15,6 +15,7 @@ from teehouse.cloud.cvms.operations import Author
 from teehouse.cloud.cvms.request import Presented
 from teehouse.cloud.errors import CloudError, ErrorCode
 from teehouse.cloud.http.answers import JsonAnswer
+from teehouse.cloud.inventory.presenters import present_kms
 from teehouse.wire.cloud.cvms import CvmDetailV1
 from teehouse.wire.cloud.lifecycle import (
     Changed,

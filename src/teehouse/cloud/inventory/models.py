@@ -53,7 +53,11 @@ class OsImage(Base):
 
 
 class KmsContract(Base):
-    """A KMS as relying parties see it: a contract on a chain, or `phala` and chain 0 for the off-chain one."""
+    """A KMS as relying parties see it: a contract on a chain, or `phala` and chain 0 for the off-chain one.
+
+    `rpc_url` is an endpoint that clients may use, so it carries no key; `multicall_address` is where aggregate3
+    is answered on that chain. Both are told to clients.
+    """
 
     __tablename__ = "kms_contracts"
 
@@ -65,6 +69,8 @@ class KmsContract(Base):
     k256_pubkey: Mapped[str | None] = mapped_column(hex_text(130))
     ca_pubkey: Mapped[str | None]
     gateway_contract_address: Mapped[str | None] = mapped_column(String(42))
+    rpc_url: Mapped[str | None]
+    multicall_address: Mapped[str | None] = mapped_column(String(42))
     created_at: Mapped[datetime]
 
 

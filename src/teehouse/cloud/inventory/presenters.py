@@ -5,6 +5,7 @@ from itertools import groupby
 from typing import Any
 
 from teehouse.cloud.ids import Kind, encode
+from teehouse.cloud.inventory.chains import client_chain
 from teehouse.cloud.inventory.models import InstanceType, KmsContract, KmsNode, OsImage
 
 Json = dict[str, Any]
@@ -48,15 +49,23 @@ def present_os_image(row: OsImage) -> Json:
 
 def present_kms(row: KmsNode) -> Json:
     """`KmsInfo`, whose seven members clients want present; contract and chain are those of an on-chain KMS."""
-    on_chain = row.contract.chain_id != 0
-    return {
+    contract = row.contract
+    shown: Json = {
         "id": encode(Kind.KMS, row.id),
         "slug": row.slug,
         "url": row.url,
         "version": row.version,
-        "chain_id": row.contract.chain_id if on_chain else None,
-        "kms_contract_address": row.contract.contract_address if on_chain else None,
+        "chain_id": None,
+        "kms_contract_address": None,
         "gateway_app_id": row.gateway_app_id,
+    }
+    if contract.chain_id == 0:
+        return shown
+    return {
+        **shown,
+        "chain_id": contract.chain_id,
+        "kms_contract_address": contract.contract_address,
+        **client_chain(contract.chain_id, contract.rpc_url, contract.multicall_address),
     }
 
 

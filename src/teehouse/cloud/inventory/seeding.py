@@ -14,10 +14,11 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Final
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from teehouse.base.findings import misuse
+from teehouse.cloud.ids import parse_app_id, parse_hex
 from teehouse.cloud.inventory.models import InstanceType, KmsContract, KmsNode, KmsType, OsImage
 from teehouse.cloud.nodes.models import Node, NodeDevice, NodeImage, NodeKms, NodeStatus
 from teehouse.kms.client.public import KmsMeta
@@ -80,17 +81,22 @@ async def register_kms(
     version: str,
     now: datetime,
     kms_type: KmsType | None = None,
+    rpc_url: str | None = None,
+    multicall_address: str | None = None,
 ) -> KmsNode:
     """A running KMS and its contract, by what it tells of itself; `url` may change between starts.
 
-    `kms_type` is needed for a chain that is neither Ethereum nor Base. Raises `MisuseError` when a contract is
-    known with another root key, or the chain has no name.
+    Of a KMS on chain, `rpc_url` is an endpoint of the chain that is told to clients, so it has no key in it, and
+    `multicall_address` is where aggregate3 is answered there. `kms_type` is needed for a chain that is neither
+    Ethereum nor Base. Raises `MisuseError` when a contract is known with another root key, the chain has no name,
+    or the contract's address is none.
     """
-    chain_id = meta.chain_id or 0
-    on_chain = chain_id != 0 and meta.kms_contract_address is not None
-    address = meta.kms_contract_address if on_chain and meta.kms_contract_address else OFF_CHAIN_ADDRESS
-    chain_id = chain_id if on_chain else 0
+    chain_id, address = _where(meta)
     contract = await _contract(session, meta, address=address, chain_id=chain_id, slug=slug, now=now)
+    if chain_id:
+        contract.rpc_url, contract.multicall_address = rpc_url, multicall_address
+        gateway = parse_app_id(meta.gateway_app_id or "")
+        contract.gateway_contract_address = None if gateway is None else f"0x{gateway}"
     kind = kms_type or _kms_type(chain_id)
     node = await session.scalar(select(KmsNode).where(KmsNode.slug == slug))
     if node is None:
@@ -149,7 +155,7 @@ async def _contract(
     row = await session.scalar(
         select(KmsContract).where(
             KmsContract.chain_id == chain_id,
-            KmsContract.contract_address == address,
+            func.lower(KmsContract.contract_address) == address.lower(),
             KmsContract.k256_pubkey == key,
         )
     )
@@ -181,6 +187,22 @@ async def _contract(
     row.ca_pubkey = meta.kms_id.hex()
     await session.flush()
     return row
+
+
+def _where(meta: KmsMeta) -> tuple[int, str]:
+    """Chain id and address of the KMS's contract; 0 and `phala` off chain, as a KMS says that has no contract."""
+    address = meta.kms_contract_address or ""
+    if not meta.chain_id or not address:
+        return 0, OFF_CHAIN_ADDRESS
+    if parse_hex(address, 20) is None:
+        raise misuse(
+            "cloud.kms-contract",
+            "address of the KMS's contract",
+            expected="20 bytes of hex",
+            found=address[:80],
+            remedy="correct what the KMS's authorisation service tells of itself",
+        )
+    return meta.chain_id, address
 
 
 def _kms_type(chain_id: int) -> KmsType:
