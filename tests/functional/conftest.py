@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from support.processes import START_SECONDS, free_port
+from teehouse.client.cloud import CloudClient
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,20 @@ class Running:
     @property
     def url(self) -> str:
         return str(self.ready["endpoint"])
+
+    @property
+    def api_url(self) -> str:
+        """Where the control plane's API begins, for `PHALA_CLOUD_API_PREFIX`."""
+        return str(self.ready["api_url"])
+
+    @property
+    def api_key(self) -> str:
+        """The first key, for `PHALA_CLOUD_API_KEY`."""
+        return str(self.ready["api_key"])
+
+    def cloud(self) -> CloudClient:
+        """A client of the control plane, to be used as a context."""
+        return CloudClient(self.api_url, self.api_key)
 
 
 def wait_for(path: Path, process: subprocess.Popen[bytes], log: Path) -> None:

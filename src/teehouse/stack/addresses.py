@@ -1,10 +1,27 @@
-"""Addresses given on the command line."""
+"""Addresses: given on the command line, or found free and kept."""
 
 import ipaddress
 import socket
+from pathlib import Path
 
+from teehouse.base.files import write_atomic
 from teehouse.base.findings import misuse
 from teehouse.guest.sockets import TcpAddress
+
+LOOPBACK = "127.0.0.1"
+
+
+def kept_port(path: Path) -> socket.socket:
+    """A socket on the loopback port of the last time, which `path` tells; on a free one where that is taken.
+
+    So whoever knew the address before a restart finds it again. Raises OSError.
+    """
+    try:
+        return socket.create_server((LOOPBACK, int(path.read_text("ascii"))))
+    except (OSError, ValueError, OverflowError):
+        listening = socket.create_server((LOOPBACK, 0))
+        write_atomic(path, str(listening.getsockname()[1]).encode())
+        return listening
 
 
 def loopback_address(text: str) -> TcpAddress:

@@ -3,14 +3,12 @@
 Rules:
 
 1. The root keys are the installation's, so that whatever its agents derive chains to this KMS.
-2. What may boot is said in `auth-config.json` (onchain.md 5.3). `up` adds what it starts itself and leaves
-   every other entry as its owner wrote it.
+2. What may boot is said in `auth-config.json` (onchain.md 5.3, `auth_list`).
 3. The KMS is measured like any CVM, and its own measurement must be on the list as well.
 """
 
 import asyncio
 import json
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,8 +18,6 @@ from typing import Any
 from teehouse.attestation.abi import Quote
 from teehouse.attestation.bundle import Collateral
 from teehouse.attestation.envelope import Attestation, decode_attestation
-from teehouse.base.files import write_atomic
-from teehouse.base.findings import misuse
 from teehouse.collateral.cache import CollateralCache
 from teehouse.guest.attest import EvidenceSource
 from teehouse.keys.derive import hkdf, p256_from_scalar
@@ -32,11 +28,12 @@ from teehouse.kms.own import attested_rpc_certificate
 from teehouse.kms.rootkeys import RootKeys
 from teehouse.kms.rootstore import RootKeyStore
 from teehouse.kms.server import KmsParts, KmsServer, KmsSettings
+from teehouse.stack.addresses import kept_port
+from teehouse.stack.auth_list import allow
 from teehouse.stack.cvm_emulated import boot_emulated_cvm
 from teehouse.stack.installation import Installation
 
 DOMAIN = "localhost"
-LOOPBACK = "127.0.0.1"
 PORT_FILE = "kms-port"
 AUTH_FILE = "auth-config.json"
 AUDIT_FILE = "kms-audit.log"
@@ -89,7 +86,7 @@ async def serve_kms(installation: Installation) -> AsyncIterator[ServedKms]:
     cache = CollateralCache(collateral, installation.clock)
     store = await _store(installation, own)
     audit = AuditLog(installation.state / AUDIT_FILE, installation.clock)
-    listening = _listening(installation.state / PORT_FILE)
+    listening = kept_port(installation.state / PORT_FILE)
     server = KmsServer(
         KmsParts(
             store=store,
@@ -111,16 +108,6 @@ async def serve_kms(installation: Installation) -> AsyncIterator[ServedKms]:
         await cvm.log.close()
 
 
-def _listening(path: Path) -> socket.socket:
-    """A socket on the port of the last time, so that CVMs which outlived this process find the KMS again."""
-    try:
-        return socket.create_server((LOOPBACK, int(path.read_text("ascii"))))
-    except (OSError, ValueError, OverflowError):
-        listening = socket.create_server((LOOPBACK, 0))
-        write_atomic(path, str(listening.getsockname()[1]).encode())
-        return listening
-
-
 async def _store(installation: Installation, own: ServiceEvidence) -> RootKeyStore:
     """The store of the root keys, made of the installation's when it is missing (rule 1)."""
     store = RootKeyStore(installation.state / "kms")
@@ -130,53 +117,6 @@ async def _store(installation: Installation, own: ServiceEvidence) -> RootKeySto
         certificate = await attested_rpc_certificate(keys, own, installation.clock.now())
         await asyncio.to_thread(store.create, keys, certificate)
     return store
-
-
-def allow(
-    path: Path,
-    *,
-    os_image: bytes | None = None,
-    kms: bytes | None = None,
-    app: tuple[bytes, bytes] | None = None,
-) -> None:
-    """Add to the file what may boot: an OS image hash, a KMS's mrAggregated, an app id with a compose hash.
-
-    The file is made when it is missing (rule 2). Raises `MisuseError` for a file that is no JSON object, OSError.
-    """
-    config = _read(path)
-    before = json.dumps(config)
-    if os_image is not None:
-        _add(config.setdefault("osImages", []), os_image)
-    if kms is not None:
-        _add(config.setdefault("kms", {}).setdefault("mrAggregated", []), kms)
-    if app is not None:
-        app_id, compose_hash = app
-        entry = config.setdefault("apps", {}).setdefault(f"0x{app_id.hex()}", {"devices": []})
-        _add(entry.setdefault("composeHashes", []), compose_hash)
-    if json.dumps(config) != before or not path.exists():
-        write_atomic(path, (json.dumps(config, indent=2) + "\n").encode())
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        config = {"osImages": [], "kms": {"mrAggregated": [], "devices": []}, "apps": {}}
-    except ValueError:
-        config = None
-    if not isinstance(config, dict):
-        raise misuse(
-            "auth-file.unreadable",
-            f"{path} is no JSON object",
-            remedy="mend it, or delete it to begin with an empty one",
-        )
-    return config
-
-
-def _add(listed: list[str], value: bytes) -> None:
-    text = f"0x{value.hex()}"
-    if text not in listed:
-        listed.append(text)
 
 
 def _canonical(compose: dict[str, Any]) -> bytes:

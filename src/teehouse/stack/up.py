@@ -1,10 +1,11 @@
 """`teehouse up`: from nothing to an app in a CVM whose chain of trust has been walked, in one process and folder.
 
-1. In this order: the agent for programs on this machine, KMS, node, sample app; then the checks of
-   `chain_of_trust`. A check that fails ends the start.
+1. In this order: the agent for programs on this machine, KMS, node, control plane, sample app, which is deployed
+   through the API; then the checks of `chain_of_trust`. A check that fails ends the start.
 2. `ready.json` is written when everything serves and every check has passed; it is removed on the way out,
    and a stale one on the way in.
-3. On the way out the sample app is shut down with its CVM. After a crash the next start finds it again.
+3. On the way out the control plane goes first, so that it sees nothing of what comes then: all CVMs are shut down
+   on the node. The next start boots those that are wanted. After a crash it finds them as they are.
 """
 
 import asyncio
@@ -21,19 +22,20 @@ from teehouse.base.clock import SystemClock
 from teehouse.base.files import write_atomic
 from teehouse.client.guest import AsyncGuestClient
 from teehouse.guest.sockets import TcpAddress
+from teehouse.stack.addresses import LOOPBACK
 from teehouse.stack.agent_emulated import ServedCvm, serve_emulated
 from teehouse.stack.chain_of_trust import walk
+from teehouse.stack.cloud_emulated import ServedCloud, serve_cloud
 from teehouse.stack.compose import load_compose
 from teehouse.stack.installation import Installation, open_installation
 from teehouse.stack.kms_emulated import serve_kms
 from teehouse.stack.node_emulated import emulated_node
 from teehouse.stack.sample import WORKLOAD
-from teehouse.stack.sample_cvm import STOP_SECONDS, SampleCvm, start_sample
+from teehouse.stack.sample_cvm import STOP_SECONDS, SampleCvm, port_is_lost, start_sample
 from teehouse.stack.screen import show_ready, show_refused
 from teehouse.stack.serving import run_until_stopped
 
 READY = "ready.json"
-LOOPBACK = "127.0.0.1"
 
 
 def run_up(directory: Path, *, port: int, seed: bytes | None) -> None:
@@ -49,17 +51,20 @@ def run_up(directory: Path, *, port: int, seed: bytes | None) -> None:
         ):
             ready.unlink(missing_ok=True)
             verdict = await first_quote(installation)
-            sample = await start_sample(installation, node, kms)
+            other_port = await port_is_lost(installation, node)
             try:
-                steps = await walk(installation, sample.deployed)
-                refused = [f for f in (*verdict.findings, *steps) if not f.ok]
-                if refused:
-                    show_refused(refused)
-                    raise SystemExit(10)
-                facts = ready_facts(installation, served, sample, kms.url)
-                write_atomic(ready, (json.dumps(facts, indent=2) + "\n").encode())
-                show_ready(facts, verdict, steps)
-                await stop.wait()
+                async with serve_cloud(installation, kms, node) as cloud:
+                    sample = await start_sample(installation, node, cloud, other_port=other_port)
+                    steps = await walk(installation, sample.deployed)
+                    refused = [f for f in (*verdict.findings, *steps) if not f.ok]
+                    if refused:
+                        show_refused(refused)
+                        raise SystemExit(10)
+                    facts = ready_facts(installation, served, sample, cloud, kms.url)
+                    write_atomic(ready, (json.dumps(facts, indent=2) + "\n").encode())
+                    show_ready(facts, verdict, steps)
+                    await stop.wait()
+                    ready.unlink(missing_ok=True)
             finally:
                 ready.unlink(missing_ok=True)
                 await node.shutdown_all(STOP_SECONDS)
@@ -77,7 +82,7 @@ async def first_quote(installation: Installation) -> Verdict:
 
 
 def ready_facts(
-    installation: Installation, served: ServedCvm, sample: SampleCvm, kms_url: str
+    installation: Installation, served: ServedCvm, sample: SampleCvm, cloud: ServedCloud, kms_url: str
 ) -> dict[str, Any]:
     """What ready.json says; README.md lists the members."""
     folder = installation.directory.resolve()
@@ -90,6 +95,10 @@ def ready_facts(
         "endpoint": served.url,
         "dstack_socket": str(folder / "dstack.sock"),
         "tappd_socket": str(folder / "tappd.sock"),
+        "api_url": cloud.api_url,
+        "api_key": cloud.api_key,
+        "api_key_file": str(cloud.key_file),
+        "workspace": cloud.workspace,
         "kms_url": kms_url,
         "app_id": sample.state.app_id.hex(),
         "instance_id": sample.state.instance_id.hex(),
@@ -98,6 +107,7 @@ def ready_facts(
         "agent_url": endpoints.pages_url if endpoints else None,
         "workload": WORKLOAD,
         "cvm_id": sample.state.cvm_id,
+        "vm_uuid": sample.vm_uuid,
         "pid": os.getpid(),
         "version": __version__,
     }

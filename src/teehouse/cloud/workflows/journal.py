@@ -17,9 +17,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from teehouse.base.clock import Clock
 from teehouse.base.findings import Finding
+from teehouse.base.hashes import sha256
+from teehouse.cloud.allowlists.authorisations import unused_hashes
 from teehouse.cloud.apps.models import App
 from teehouse.cloud.cvms.models import Cvm, CvmEvent, CvmStatus, Operation
 from teehouse.cloud.db.engine import Database
+from teehouse.cloud.inventory.models import KmsContract, KmsNode
 from teehouse.cloud.nodes.reservations import release
 from teehouse.cloud.revisions.models import OperationType
 from teehouse.cloud.webhooks.models import WebhookEvent
@@ -50,7 +53,7 @@ class EndedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """An operation with what its steps need to know. `spec` is the CVM as it is wanted."""
+    """An operation with what its steps need to know. `spec` is the CVM as it is wanted; `on_chain` is its KMS."""
 
     operation_id: int
     correlation_id: str
@@ -62,6 +65,17 @@ class Work:
     node_id: int | None
     spec: CvmSpec
     deadline: float
+    on_chain: bool
+
+    @property
+    def app_id(self) -> str:
+        """40 hex digits."""
+        return (self.spec.app_id or b"").hex()
+
+    @property
+    def compose_hash(self) -> str:
+        """64 hex digits."""
+        return sha256(self.spec.compose).hex()
 
 
 class Journal:
@@ -77,14 +91,16 @@ class Journal:
         async with self._database.read() as session:
             row = (
                 await session.execute(
-                    select(Operation, Cvm)
+                    select(Operation, Cvm, KmsContract.chain_id)
                     .join(Cvm, Cvm.id == Operation.cvm_id)
+                    .join(KmsNode, KmsNode.id == Cvm.kms_id)
+                    .join(KmsContract, KmsContract.id == KmsNode.contract_id)
                     .where(Operation.id == operation_id, Operation.finished_at.is_(None))
                 )
             ).one_or_none()
             if row is None:
                 raise EndedError
-            operation, cvm = row
+            operation, cvm, chain_id = row
             timeout = cvm.shutdown_timeout
             return Work(
                 operation_id=operation.id,
@@ -97,7 +113,14 @@ class Journal:
                 node_id=cvm.node_id,
                 spec=await node_spec(session, cvm),
                 deadline=self._deadline if timeout is None else float(timeout),
+                on_chain=bool(chain_id),
             )
+
+    async def unused(self, work: Work) -> frozenset[str]:
+        """Compose hashes that the app needs no more once this operation has succeeded."""
+        deleted = work.operation_type is OperationType.DELETE
+        async with self._database.read() as session:
+            return await unused_hashes(session, work.app_id, settled=work.cvm_id, deleted=deleted)
 
     async def enter(self, work: Work, step: Step) -> None:
         """The operation is at this step. Raises `EndedError`."""

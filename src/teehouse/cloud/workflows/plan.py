@@ -17,10 +17,14 @@ from teehouse.cloud.revisions.models import OperationType
 
 
 class Step(StrEnum):
-    """The effects. TAKE_IN creates the CVM on the node, CHANGE replaces its specification there."""
+    """The effects. TAKE_IN creates the CVM on the node, CHANGE replaces its specification there.
+
+    AUTHORISE lets the CVM's compose hash have keys; START gives the node the specification as it is wanted, and boots.
+    """
 
     TAKE_IN = "take_in"
     CHANGE = "change"
+    AUTHORISE = "authorise"
     START = "start"
     STOP = "stop"
     SHUTDOWN = "shutdown"
@@ -46,6 +50,7 @@ UPDATES: Final = frozenset(
 STATUS: Final = {
     Step.TAKE_IN: CvmStatus.CREATING,
     Step.CHANGE: CvmStatus.STOPPING,
+    Step.AUTHORISE: CvmStatus.STARTING,
     Step.START: CvmStatus.STARTING,
     Step.STOP: CvmStatus.STOPPING,
     Step.SHUTDOWN: CvmStatus.STOPPING,
@@ -55,7 +60,7 @@ STATUS: Final = {
     Step.REMOVED: CvmStatus.DELETING,
 }
 
-_BOOT: Final = (Step.START, Step.RUNNING)
+_BOOT: Final = (Step.AUTHORISE, Step.START, Step.RUNNING)
 
 
 def plan(operation: OperationType, desired: Desired, *, force: bool = False) -> tuple[Step, ...]:

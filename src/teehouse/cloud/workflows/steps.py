@@ -8,7 +8,9 @@ S2. A node that cannot be reached is asked again, with growing pauses, for `pati
 S3. What a node refuses, or a boot that fails, ends the operation; so does a boot or stop longer than `limit`.
 S4. A CVM that a node does not know is as good as stopped and removed. Where it is to start or to change, it is
     taken in anew.
-S5. `finish` takes over the node's last word, whatever it is by then.
+S5. A boot follows the specification that is wanted, and its compose hash may have keys by then
+    (`allowlists.authorisations`). What no CVM needs any more is taken away when a change has succeeded.
+S6. `finish` takes over the node's last word, whatever it is by then.
 """
 
 import asyncio
@@ -27,6 +29,7 @@ from teehouse.base.findings import (
     misuse,
     unavailable,
 )
+from teehouse.cloud.allowlists.authorisations import Authorisations, NoAuthorisations
 from teehouse.cloud.db.engine import Database
 from teehouse.cloud.nodes.directory import NodeDirectory
 from teehouse.cloud.workflows.api import BEGIN, FINISH
@@ -62,8 +65,10 @@ class Steps:
         patience: float = PATIENCE,
         limit: float = LIMIT,
         stop_deadline: float = STOP_DEADLINE,
+        authorisations: Authorisations | None = None,
     ) -> None:
         self._nodes = nodes
+        self._authorisations = authorisations or NoAuthorisations()
         self._journal = Journal(database, clock, deadline=stop_deadline)
         self._patience = patience
         self._limit = limit
@@ -111,11 +116,17 @@ class Steps:
         if name == BEGIN:
             return
         if name == FINISH:
-            await self._journal.finish(work, await self._patiently(lambda: self._state(work)))
+            state = await self._patiently(lambda: self._state(work))
+            if not work.on_chain:
+                await self._authorisations.forget(work.app_id, lambda: self._journal.unused(work))
+            await self._journal.finish(work, state)
             return
         step = Step(name)
         await self._journal.enter(work, step)
-        if step in _SETTLED:
+        if step is Step.AUTHORISE:
+            if not work.on_chain:
+                await self._authorisations.allow(work.app_id, work.compose_hash)
+        elif step in _SETTLED:
             await self._await(work, step)
         else:
             await self._patiently(lambda: self._effect(work, step))
@@ -129,6 +140,7 @@ class Steps:
                 case Step.CHANGE:
                     return await node.update(work.spec, correlation_id=mark)
                 case Step.START:
+                    await node.update(work.spec, correlation_id=mark)
                     return await node.start(cvm_id, correlation_id=mark)
                 case Step.STOP:
                     return await node.stop(cvm_id, correlation_id=mark)

@@ -1,0 +1,101 @@
+"""The control plane put together: database, workflows and API on one socket (design.md 4, 6).
+
+Rules:
+
+1. The database is brought to this version's tables before anything is asked of it. A SQLite file is its owner's alone.
+2. Workflows begin before the first request is answered and end after the last; what is under way then stays
+   recorded, and is gone on with at the next start.
+"""
+
+import os
+import socket
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from teehouse.base.clock import Clock
+from teehouse.base.files import PRIVATE
+from teehouse.base.listener import Listener
+from teehouse.cloud.allowlists.authorisations import Authorisations
+from teehouse.cloud.attestations.serving import reading_agents
+from teehouse.cloud.cvms.lifecycle import Lifecycle
+from teehouse.cloud.db.engine import Database, open_database, sqlite_url
+from teehouse.cloud.db.migrate import upgrade
+from teehouse.cloud.http.app import create_app
+from teehouse.cloud.inventory.env_keys import AskedKmsKeys, EnvironmentKeysByKms
+from teehouse.cloud.nodes.directory import KnownNodes
+from teehouse.cloud.parts import CloudParts
+from teehouse.cloud.settings import CloudSettings
+from teehouse.cloud.workflows.durable import DbosWorkflows
+from teehouse.cloud.workflows.serving import working
+from teehouse.cloud.workflows.steps import Steps
+from teehouse.node.api import Node
+
+IDENT = "Teehouse control plane"
+
+
+@dataclass(frozen=True, slots=True)
+class CloudPlan:
+    """What a control plane is made of. `nodes` are by record number, `headers` go into every answer."""
+
+    settings: CloudSettings
+    clock: Clock
+    nodes: Mapping[int, Node]
+    authorisations: Authorisations
+    headers: Sequence[tuple[str, str]] = ()
+
+
+def sqlite_database(path: Path) -> str:
+    """The URL of a SQLite database in a file, which is made when it is missing (rule 1). Raises OSError."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE))
+    path.chmod(PRIVATE)  # its journals get the same mode
+    return sqlite_url(path)
+
+
+@asynccontextmanager
+async def opened_database(settings: CloudSettings) -> AsyncIterator[Database]:
+    """The database with this version's tables. Raises `MisuseError`, and what the database raises."""
+    database = open_database(settings.database_url, pool_size=settings.database_pool_size)
+    try:
+        await upgrade(database)
+        yield database
+    finally:
+        await database.dispose()
+
+
+@asynccontextmanager
+async def serving_cloud(
+    plan: CloudPlan, database: Database, listening: socket.socket
+) -> AsyncIterator[CloudParts]:
+    """Serve on `listening`, which is closed in the end, for as long as the context lasts (rule 2)."""
+    parts = cloud_parts(plan, database)
+    app = create_app(parts, lifespans=[reading_agents, working])
+    listener = Listener(app, [listening], ident=IDENT, headers=plan.headers)
+    async with app.router.lifespan_context(app):
+        try:
+            await listener.start()
+            yield parts
+        finally:
+            await listener.stop()
+
+
+def cloud_parts(plan: CloudPlan, database: Database) -> CloudParts:
+    """The parts of the application, its workflows on DBOS."""
+    settings, clock = plan.settings, plan.clock
+    nodes = KnownNodes(plan.nodes)
+    keys = AskedKmsKeys(clock)
+    steps = Steps(database, nodes, clock, authorisations=plan.authorisations)
+    lifecycle = Lifecycle(
+        database,
+        nodes,
+        DbosWorkflows(database, steps, clock),
+        EnvironmentKeysByKms(database, keys),
+        clock=clock,
+        provision_time=timedelta(seconds=settings.provision_seconds),
+        reservation_time=timedelta(seconds=settings.reservation_seconds),
+        public_url=settings.public_url,
+    )
+    return CloudParts(settings, database, clock=clock, kms_keys=keys, nodes=nodes, lifecycle=lifecycle)
