@@ -7,7 +7,7 @@ DIR ?= $(HOME)/.teehouse
 PORT ?= 8090
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: setup up test test-js check bench cover proto lock format clean
+.PHONY: setup up test test-js check bench cover proto contracts lock format clean
 
 $(VENV)/.runtime: requirements/runtime.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -47,13 +47,14 @@ test-js: tests/functional/js/package-lock.json  ## the official JavaScript clien
 	  cmp -s $< tests/functional/js/node_modules/.lock || { cd tests/functional/js && npm ci --silent --ignore-scripts && cp package-lock.json node_modules/.lock; }; \
 	else echo "npm is not installed: the JavaScript clients' tests will be skipped"; fi
 
-check: $(VENV)/.dev  ## ruff, mypy strict, import contracts, generated code
+check: setup  ## ruff, mypy strict, import contracts, generated code and contracts
 	@$(BIN)/ruff check src tests bench
 	@$(BIN)/ruff format --check src tests bench
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m tools.sizes
 	@$(BIN)/python -m tools.proto --check
+	@$(BIN)/python -m tools.contracts --check
 
 format: $(VENV)/.dev
 	@$(BIN)/ruff check --fix src tests bench tools
@@ -61,6 +62,9 @@ format: $(VENV)/.dev
 
 proto: $(VENV)/.dev  ## generate wire/*_pb2.py from the .proto files
 	@$(BIN)/python -m tools.proto
+
+contracts: setup  ## compile contracts/*.vy into the package
+	@$(BIN)/python -m tools.contracts
 
 cover: $(VENV)/.dev  ## branch coverage, with the floors that CI holds
 	@$(BIN)/python -m tools.coverage
