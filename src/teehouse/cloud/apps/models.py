@@ -6,14 +6,15 @@ Rules:
    attestations are public.
 2. An app whose last CVM is deleted is no longer shown (`deleted_at`), and keeps its id: deployed again under the
    same id by the same workspace it is the same app, with its revisions.
-3. Each filter of GET /apps (cloud-api.md 11.1) is served by an index: those on apps here, those on CVMs there.
-   Newest first is the order of `id`, so every index ends with it and no page has to be sorted. The search for a
-   part of the name is served by `teehouse.cloud.db.search`.
+3. Each filter of GET /apps (cloud-api.md 11.1) is served by an index: those on apps by one of `apps`, those on CVMs
+   by `app_facets` (`teehouse.cloud.db.facets`), several of these together by those of `cvms`. Newest first is the
+   order of `id`, so every index ends with it and no page has to be sorted. The search for a part of the name is
+   served by `teehouse.cloud.db.search`.
 """
 
 from datetime import datetime
 
-from sqlalchemy import ForeignKey, Index, String, text
+from sqlalchemy import ForeignKey, Index, SmallInteger, String, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from teehouse.cloud.accounts.models import User, Workspace
@@ -65,3 +66,15 @@ class App(Base):
     workspace: Mapped[Workspace] = relationship(lazy="raise")
     creator: Mapped[User] = relationship(lazy="raise")
     kms: Mapped[KmsNode] = relationship(lazy="raise")
+
+
+class AppFacet(Base):
+    """An app has a live CVM with this value; `kind` is a `Facet`. Kept by triggers alone (`cloud.db.facets`)."""
+
+    __tablename__ = "app_facets"
+    __table_args__ = ({"sqlite_with_rowid": False},)
+
+    workspace_id: Mapped[int] = mapped_column(BigKey, primary_key=True, autoincrement=False)
+    kind: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
+    value: Mapped[str] = mapped_column(hex_text(128), primary_key=True)
+    app_record_id: Mapped[int] = mapped_column(BigKey, primary_key=True, autoincrement=False)

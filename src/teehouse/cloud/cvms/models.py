@@ -7,8 +7,9 @@ Rules:
 2. `status` is what was last seen or is under way (cloud-api.md 15), `desired` what is wanted. Only the operation
    under way on a CVM moves `status` through states ending in `ing`; the reconciler compares the two.
 3. At most one operation is unfinished per CVM. The index of `operations` says so; nothing else has to.
-4. The indexes beginning with the workspace serve the filters of GET /apps; each ends with the app, so that the
-   apps of a filter are read from the index alone. Node and region are filtered by `node_id`.
+4. The indexes named `ix_cvms_filter_...` serve several filters of GET /apps at once (one alone is served by
+   `app_facets`); each ends with the app, so that the apps are read from the index alone. Node and region are
+   filtered by `node_id`.
 5. Memory is MB, disk GB, as requests have it.
 """
 
@@ -71,14 +72,36 @@ class Cvm(Base):
         ),
         Index(None, "workspace_id", "id", postgresql_where=_LIVE, sqlite_where=_LIVE),
         Index(None, "app_record_id", "id", postgresql_where=_LIVE, sqlite_where=_LIVE),
-        Index(None, "workspace_id", "status", "app_record_id", postgresql_where=_LIVE, sqlite_where=_LIVE),
         Index(
-            None, "workspace_id", "base_image", "app_record_id", postgresql_where=_LIVE, sqlite_where=_LIVE
+            "ix_cvms_filter_status",
+            "workspace_id",
+            "status",
+            "instance_type",
+            "base_image",
+            "node_id",
+            "app_record_id",
+            postgresql_where=_LIVE,
+            sqlite_where=_LIVE,
         ),
         Index(
-            None, "workspace_id", "instance_type", "app_record_id", postgresql_where=_LIVE, sqlite_where=_LIVE
+            "ix_cvms_filter_instance_type",
+            "workspace_id",
+            "instance_type",
+            "base_image",
+            "node_id",
+            "app_record_id",
+            postgresql_where=_LIVE,
+            sqlite_where=_LIVE,
         ),
-        Index(None, "workspace_id", "node_id", "app_record_id", postgresql_where=_LIVE, sqlite_where=_LIVE),
+        Index(
+            "ix_cvms_filter_node",
+            "workspace_id",
+            "node_id",
+            "base_image",
+            "app_record_id",
+            postgresql_where=_LIVE,
+            sqlite_where=_LIVE,
+        ),
         Index(None, "node_id", "id", postgresql_where=_LIVE, sqlite_where=_LIVE),
         Index(None, "instance_id"),
     )
