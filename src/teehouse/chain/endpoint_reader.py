@@ -24,7 +24,7 @@ from typing import Any, Final, TypeVar
 from teehouse.base.findings import CollateralError, EvidenceError, TeehouseError, unavailable
 from teehouse.chain.calls import decode_aggregate3, decode_revert, encode_aggregate3
 from teehouse.chain.endpoint import BatchRefused, Endpoint, Fault
-from teehouse.chain.reader import ADDRESS_SIZE, WORD_SIZE, Answer, Block, Call, Log
+from teehouse.chain.reader import ADDRESS_SIZE, WORD_SIZE, Answer, Block, Call, Log, Receipt
 
 GAS_CAP: Final = 5_000_000  # of one call; a decision with the longest advisories takes less than two million
 AGGREGATE_GAS: Final = 25_000_000  # of one aggregate3; below the caps that nodes have
@@ -144,6 +144,20 @@ class EndpointReader:
             raise self._garbage("the events of one contract and range")
         return tuple(sorted(logs, key=lambda log: (log.block_number, log.index)))
 
+    async def receipt(self, transaction_hash: bytes) -> Receipt | None:
+        """The receipt of a transaction; None while no block has it."""
+        found = await self._ask("eth_getTransactionReceipt", _hex(transaction_hash), limit=LOGS_LIMIT)
+        if found is None:
+            return None
+        if not isinstance(found, dict) or not isinstance(found.get("logs"), list):
+            raise self._garbage("a receipt")
+        logs = tuple(self._log(one) for one in found["logs"])
+        block = self._uint(found.get("blockNumber"))
+        told = {self._word(found.get("transactionHash")), *(log.transaction_hash for log in logs)}
+        if told != {transaction_hash} or any(log.block_number != block for log in logs):
+            raise self._garbage("the receipt of one transaction")
+        return Receipt(transaction_hash, self._uint(found.get("status")) == 1, block, logs)
+
     # --- ways (rule 1)
 
     async def _by_batch(self, calls: Sequence[Call], block: Block) -> tuple[Answer, ...]:
@@ -154,7 +168,7 @@ class EndpointReader:
         found: list[Any | Fault] = []
         for part in parts:
             found += await self.endpoint.ask_batch(part)
-        if any(isinstance(one, Fault) and not _is_contracts(one) for one in found):
+        if any(isinstance(one, Fault) and not is_contracts(one) for one in found):
             raise BatchRefused("some of its calls")
         self._learn("batches", can=True)
         self._check_same(block, self._block(found.pop(), block.number))
@@ -235,13 +249,13 @@ class EndpointReader:
 
     def _result(self, found: Any | Fault) -> Any:
         if isinstance(found, Fault):
-            raise self.endpoint.failed("a result", f"error {found.code}: {found.message}")
+            raise self.endpoint.failed("a result", f"error {found.code}: {found.message}", "chain.fault")
         return found
 
     def _answer(self, found: Any | Fault) -> Answer:
         if not isinstance(found, Fault):
             return Answer(ok=True, data=self._bytes(found))
-        if not _is_contracts(found):
+        if not is_contracts(found):
             self._result(found)
         return (
             _denied(found.data)
@@ -330,7 +344,8 @@ def _denied(data: bytes) -> Answer:
     return Answer(ok=False, reason=decode_revert(data))
 
 
-def _is_contracts(fault: Fault) -> bool:
+def is_contracts(fault: Fault) -> bool:
+    """Whether a contract, and not the endpoint, is at fault (rule 3)."""
     return fault.code == _REVERT_CODE or bool(_CONTRACT_FAULT.search(fault.message))
 
 

@@ -56,6 +56,16 @@ class Log:
     index: int
 
 
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of a transaction (its hash: 32 bytes) in the block it stands in; `ok` is False where it failed."""
+
+    transaction_hash: bytes
+    ok: bool
+    block_number: int
+    logs: tuple[Log, ...]
+
+
 class Reader(Protocol):
     """Reads a chain. Each method raises `CollateralError` by rules 2 and 3."""
 
@@ -89,6 +99,10 @@ class Reader(Protocol):
 
         A topic is its 32 bytes, a choice of several, or None for any.
         """
+        ...
+
+    async def receipt(self, transaction_hash: bytes) -> Receipt | None:
+        """The receipt of a transaction (32 bytes), confirmed or not; None while no block has it."""
         ...
 
     async def aclose(self) -> None:

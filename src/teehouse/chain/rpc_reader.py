@@ -24,7 +24,7 @@ from typing import Any, Final, Self, TypeVar
 from teehouse.base.findings import CollateralError, misuse, unavailable
 from teehouse.chain.endpoint import TIMEOUT, Endpoint, Fault
 from teehouse.chain.endpoint_reader import GAS_CAP, MULTICALL3, EndpointReader
-from teehouse.chain.reader import Answer, Block, Call, Log
+from teehouse.chain.reader import Answer, Block, Call, Log, Receipt
 
 PREFERRED_SECONDS: Final = 60.0
 ENDPOINTS_LIMIT: Final = 16
@@ -158,6 +158,12 @@ class RpcReader:
         """The events of a contract in a range of blocks. Raises `CollateralError`."""
         return await self._one(
             lambda reader: reader.logs(address, topics, from_block, to_block), "the events of a contract"
+        )
+
+    async def receipt(self, transaction_hash: bytes) -> Receipt | None:
+        """The receipt of a transaction (32 bytes), None while no block has it. Raises `CollateralError`."""
+        return await self._one(
+            lambda reader: reader.receipt(transaction_hash), "the receipt of a transaction"
         )
 
     @property
@@ -311,8 +317,9 @@ async def _told_chain_id(endpoint: Endpoint) -> int:
 def _all_failed(problems: Sequence[CollateralError]) -> CollateralError:
     if len(problems) == 1:
         return problems[0]
+    codes = {problem.finding.code for problem in problems}
     return unavailable(
-        "chain.unavailable",
+        codes.pop() if len(codes) == 1 else "chain.unavailable",
         "no endpoint of the chain answers as it must",
         found="; ".join(str(problem) for problem in problems),
         remedy="check the endpoints",

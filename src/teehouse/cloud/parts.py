@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from teehouse.base.clock import Clock, SystemClock
 from teehouse.cloud.accounts.ssh_keys import GithubKeys
-from teehouse.cloud.allowlists.services import ContractReader
+from teehouse.cloud.allowlists.services import ContractReader, KmsContractReader
 from teehouse.cloud.attestations.agents import AgentReader
 from teehouse.cloud.attestations.services import Attestations
 from teehouse.cloud.cvms.lifecycle import Lifecycle
@@ -31,4 +31,5 @@ class CloudParts:
     agents: AgentReader | None = None  # None: no agent can be asked (attestations.serving opens the way)
     attestations: Attestations = field(default_factory=Attestations)
     contracts: ContractReader | None = None  # None: no chain can be asked
+    kms_contracts: KmsContractReader | None = None  # usually the same
     lifecycle: Lifecycle | None = None  # None: this process has no nodes, and changes no CVMs

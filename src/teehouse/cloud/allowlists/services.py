@@ -9,10 +9,14 @@ Rules:
 4. The CVMs of an app are asked about in one call to the `ContractReader`. One without node, device id or
    compose hash is skipped.
 5. What is asked about is the app's contract, and no app needs to exist where the question says the chain.
+6. The devices listed are those that the app's CVMs run on, allowed or not, and besides those of other nodes for the
+   app's KMS that the contract allows: clients offer the rest for adding, and those here for removing.
+7. While a chain is asked, no connection to the database is held: a chain that is slow is no reason to keep others
+   from it.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from sqlalchemy import and_, or_, select
@@ -25,7 +29,7 @@ from teehouse.cloud.cvms.models import Cvm
 from teehouse.cloud.cvms.records import AppRecord, CvmRecord, KmsRecord, load_cvms, load_kms
 from teehouse.cloud.errors import CloudError, Detail, ErrorCode
 from teehouse.cloud.ids import parse_app_id, parse_hex
-from teehouse.cloud.nodes.models import Node
+from teehouse.cloud.nodes.models import Node, NodeDevice, NodeKms
 
 NO_CHAIN: Final = "This control plane has no way to the chain"
 DIGEST_SIZE: Final = 32  # bytes
@@ -71,6 +75,27 @@ class ContractReader(Protocol):
 
     async def devices(self, chain_id: int, address: str, device_ids: Sequence[str]) -> ContractState:
         """Which of the devices are allowed. Raises `TeehouseError` when the chain cannot be asked."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class KmsContractState:
+    """What a KMS's contract says of device ids and OS image hashes (64 hex digits), where it said anything."""
+
+    devices: Mapping[str, bool] = field(default_factory=dict)
+    images: Mapping[str, bool] = field(default_factory=dict)
+
+
+class KmsContractReader(Protocol):
+    """Reads the contracts of KMSs, as `ContractReader` those of apps."""
+
+    async def kms(
+        self, chain_id: int, address: str, device_ids: Sequence[str], images: Sequence[str]
+    ) -> KmsContractState:
+        """Which devices may run the KMS, and which OS images its apps may boot.
+
+        Raises `TeehouseError` when the chain cannot be asked.
+        """
         ...
 
 
@@ -125,8 +150,11 @@ async def device_allowlist(
         if cvm.node is not None and cvm.node.device_id:
             _, cvms = found.get(cvm.node.device_id, (None, ()))
             found[cvm.node.device_id] = (cvm.node.name, (*cvms, cvm.row.id))
-    state = await _devices(reader, contract, list(found))
+    others = {d: name for d, name in await _node_devices(session, app) if d not in found}
+    await session.close()  # rule 7
+    state = await _devices(reader, contract, [*found, *others])
     said = {} if state is None else state.devices
+    found |= {d: (name, ()) for d, name in others.items() if said.get(d)}  # rule 6
     devices = tuple(AllowedDevice(d, node, cvms, said.get(d)) for d, (node, cvms) in found.items())
     any_device = None if state is None else state.allow_any_device
     return Allowlist(contract.chain_id, contract.address, any_device, devices)
@@ -155,6 +183,7 @@ async def app_is_allowed(
     else:
         app = await find_app(session, workspace_id, text)
         contract = _on_chain(contract_of(app, await _kms(session, app)))
+    await session.close()  # rule 7
     (verdict,) = await _ask(reader, contract, [wanted])
     return Answer(None, contract.address, wanted, verdict)
 
@@ -178,6 +207,7 @@ async def cvm_is_allowed(
     else:
         device = await _device(session, workspace_id, node_id, device_id)
     digest = cvm.row.compose_hash if compose_hash is None else _digest("compose_hash", compose_hash)
+    await session.close()  # rule 7
     (verdict,) = await _ask(reader, contract, [Question(digest, device)])
     return Answer(number, contract.address, Question(digest, device), verdict)
 
@@ -198,6 +228,7 @@ async def cvms_are_allowed(
             asked.append((cvm.row.id, Question(cvm.row.compose_hash, device)))
         else:
             skipped.append(cvm.row.id)
+    await session.close()  # rule 7
     verdicts = await _ask(reader, contract, [question for _, question in asked])
     pairs = zip(asked, verdicts, strict=True)
     return [Answer(cvm, contract.address, question, verdict) for (cvm, question), verdict in pairs], skipped
@@ -255,6 +286,22 @@ async def _kms(session: AsyncSession, app: AppRecord) -> KmsRecord:
 async def _cvms(session: AsyncSession, app: AppRecord) -> list[CvmRecord]:
     wanted = and_(live_cvms(app.workspace_id), Cvm.app_record_id == app.id)
     return await load_cvms(session, wanted, apps={app.id: app})
+
+
+async def _node_devices(session: AsyncSession, app: AppRecord) -> list[tuple[str, str]]:
+    """Device ids, and names, of the nodes that the app's workspace may use with the app's KMS."""
+    question = (
+        select(NodeDevice.device_id, Node.name)
+        .join(Node, Node.id == NodeDevice.node_id)
+        .join(NodeKms, NodeKms.node_id == Node.id)
+        .where(
+            NodeKms.kms_id == app.kms_id,
+            NodeDevice.enabled,
+            or_(Node.workspace_id.is_(None), Node.workspace_id == app.workspace_id),
+        )
+        .order_by(Node.name, NodeDevice.device_id)
+    )
+    return [(device, name) for device, name in (await session.execute(question)).all()]
 
 
 async def _device(

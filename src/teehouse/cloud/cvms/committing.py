@@ -294,8 +294,8 @@ async def _app(
         kms_type=kms.kms_type,
         nonce=provision.nonce,
         chain_id=kms.contract.chain_id or None,
-        contract_address=(request.contract_address or f"0x{provision.app_id}") if on_chain else None,
-        deployer_address=(request.deployer_address or None) if on_chain else None,
+        contract_address=_address(request.contract_address or provision.app_id) if on_chain else None,
+        deployer_address=_address(request.deployer_address) if on_chain else None,
         env_pubkey=key,
         listed=provision.listed,
         created_at=now,
@@ -304,6 +304,11 @@ async def _app(
     session.add(app)
     await session.flush()
     return app
+
+
+def _address(text: str | None) -> str | None:
+    """An address as clients wrote it, in upper and lower case, behind `0x`."""
+    return f"0x{text[-40:]}" if text else None
 
 
 async def _check_same_app(session: AsyncSession, app: App, provision: Provision) -> None:

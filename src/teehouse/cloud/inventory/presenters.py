@@ -1,9 +1,10 @@
 """Instance types, OS images and KMSs as bodies (cloud-api.md 10.2, 12.3, 12.4)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from teehouse.cloud.allowlists.services import KmsContractState
 from teehouse.cloud.ids import Kind, encode
 from teehouse.cloud.inventory.chains import client_chain
 from teehouse.cloud.inventory.models import InstanceType, KmsContract, KmsNode, OsImage
@@ -103,8 +104,9 @@ def present_on_chain(
     contracts: Sequence[KmsContract],
     devices: dict[int, list[tuple[str, str]]],
     images: dict[int, list[OsImage]],
+    said: Mapping[int, KmsContractState],
 ) -> Json:
-    """`OnChainKms`. What the chain allows is None: it was not asked."""
+    """`OnChainKms`. What the contract did not say is None."""
     name = chain.lower()
     return {
         "chain_name": name,
@@ -115,7 +117,11 @@ def present_on_chain(
                 "chain_id": row.chain_id,
                 "chain_name": name,
                 "devices": [
-                    {"device_id": f"0x{device}", "node_name": node, "on_chain_allowed": None}
+                    {
+                        "device_id": f"0x{device}",
+                        "node_name": node,
+                        "on_chain_allowed": said[row.id].devices.get(device),
+                    }
                     for device, node in devices[row.id]
                 ],
                 "os_images": [
@@ -123,7 +129,7 @@ def present_on_chain(
                         "name": image.name,
                         "version": image.version,
                         "os_image_hash": image.os_image_hash,
-                        "on_chain_allowed": None,
+                        "on_chain_allowed": said[row.id].images.get(image.os_image_hash or ""),
                     }
                     for image in images[row.id]
                 ],

@@ -202,7 +202,7 @@ def _where(meta: KmsMeta) -> tuple[int, str]:
             found=address[:80],
             remedy="correct what the KMS's authorisation service tells of itself",
         )
-    return meta.chain_id, address
+    return meta.chain_id, f"0x{address[-40:]}"
 
 
 def _kms_type(chain_id: int) -> KmsType:

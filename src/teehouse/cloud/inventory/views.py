@@ -11,6 +11,7 @@ from teehouse.cloud.http.answers import JsonAnswer
 from teehouse.cloud.http.dependencies import PageRequest, Parts, Reading, Signed, Version, paging
 from teehouse.cloud.ids import parse_app_id
 from teehouse.cloud.inventory import presenters, services
+from teehouse.cloud.inventory.contract_states import contract_states
 from teehouse.cloud.inventory.env_keys import AskedKmsKeys
 from teehouse.wire.cloud.inventory import FamilyInstanceTypes, InstanceTypes, OsImage
 from teehouse.wire.cloud.kms import (
@@ -79,13 +80,15 @@ async def list_next_app_ids(
 
 
 @router.get("/kms/on-chain/{chain}", responses={200: {"model": OnChainKms}})
-async def get_on_chain_kms(session: Reading, chain: Name) -> Response:
+async def get_on_chain_kms(session: Reading, parts: Parts, chain: Name) -> Response:
     """The KMS contracts of a chain, with the devices and OS images of the nodes that use them."""
     contracts = await services.on_chain_contracts(session, chain)
     numbers = [row.id for row in contracts]
     devices = await services.contract_devices(session, numbers)
     images = await services.contract_images(session, numbers)
-    return JsonAnswer(presenters.present_on_chain(chain, contracts, devices, images))
+    await session.close()  # a chain that is slow is no reason to hold a connection
+    said = await contract_states(parts.kms_contracts, contracts, devices, images)
+    return JsonAnswer(presenters.present_on_chain(chain, contracts, devices, images, said))
 
 
 @router.get("/kms/{kms}", responses={200: {"model": KmsRef | KmsContract}})
