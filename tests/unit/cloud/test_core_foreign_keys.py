@@ -38,6 +38,7 @@ OPEN = {
     "POST /auth/device/code": "getting a key is what it is for",
     "POST /auth/device/token": "the device code is the credential",
     "GET /apps/{app_id}/attestations": "attestations are for everybody (cloud-api.md 1)",
+    "GET /cvms/{vm_uuid}/serial-log": "the signed link is the credential",
     "POST /cvms/{cvm_id}/commit-update": "the one-time token is the credential (cloud-api.md 16)",
 }
 # Strings that a body has to have for its schema, by member; anything else gets a word.

@@ -1,6 +1,7 @@
 """Reading CVMs: pages, one of them, its files, what is seen of it, the status of many (cloud-api.md 10.3, 12)."""
 
 import json
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -111,21 +112,33 @@ async def test_one_cvm(cloud: World, version: str, schema: Any, number: Any) -> 
     assert answer["id"] == number
     if version != V1:
         (listed,) = (await cloud.get(f"/apps/{app_id_of(1)}/cvms", version)).json()
-        assert answer == listed | {"id": number, "compose_file": COMPOSE}
+        assert answer == listed | {"id": number, "compose_file": COMPOSE} | (
+            {}
+            if version == V2
+            else {"logs": listed["logs"] | {"serial": log_link(answer["logs"]["serial"], 1)}}
+        )
+
+
+def log_link(link: str, number: int) -> str:
+    """The link itself, which is one to the log of the CVM."""
+    begin = f"http://127.0.0.1:8080/api/v1/cvms/{uuid_of(number)}/serial-log?until_time=1773997200&token="
+    assert re.fullmatch(re.escape(begin) + "[0-9a-f]{64}", link)
+    return link
 
 
 async def test_whole_detail_at_v1(cloud: World) -> None:
     await cloud.deploy(1)
     await cloud.add(make_operation(1, 1))
     host = f"https://{app_id_of(1)}"
-    assert (await cloud.get("/cvms/1", V1)).json() == {
+    answer = (await cloud.get("/cvms/1", V1)).json()
+    assert answer == {
         "id": 1, "name": "cvm-1", "status": "running", "in_progress": True, "teepod_id": 1,
         "teepod": {"id": 1, "name": "prod5", "region_identifier": "us-west"}, "app_id": app_id_of(1),
         "vm_uuid": dashed(uuid_of(1)), "instance_id": instance_of(1), "vcpu": 1, "memory": 2048,
         "disk_size": 40, "base_image": "dstack-0.5.4", "encrypted_env_pubkey": "e3" * 32, "listed": False,
         "project_id": None, "project_type": "docker-compose", "instance_type": "tdx.small",
         "public_sysinfo": True, "public_logs": True,
-        "dapp_dashboard_url": f"{host}-8090.dstack.example.org/", "syslog_endpoint": None,
+        "dapp_dashboard_url": f"{host}-8090.dstack.example.org/", "syslog_endpoint": log_link(answer["syslog_endpoint"], 1),
         "kms_info": {
             "id": encode(Kind.KMS, 1), "slug": "kms-phala", "url": "https://kms.example.org",
             "version": "v0.5.4", "chain_id": None, "kms_contract_address": None, "gateway_app_id": None,

@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import Depends
 
 from teehouse.cloud.cvms.presenters import Presentation
+from teehouse.cloud.cvms.serial_log import SignedLogLinks
 from teehouse.cloud.http.dependencies import Parts, Version
 
 
@@ -13,4 +14,11 @@ def presentation(parts: Parts, version: Version) -> Presentation:
     return Presentation(version, parts.clock.now())
 
 
+def detailed_presentation(parts: Parts, version: Version) -> Presentation:
+    """The same for one CVM, with links to its log. Lists have none."""
+    now = parts.clock.now()
+    return Presentation(version, now, SignedLogLinks(parts.settings, now))
+
+
 Presented = Annotated[Presentation, Depends(presentation)]
+PresentedDetail = Annotated[Presentation, Depends(detailed_presentation)]

@@ -12,7 +12,7 @@ from teehouse.cloud.cvms.comparing import Change
 from teehouse.cloud.cvms.environment import parse_box
 from teehouse.cloud.cvms.life_request import By, ComposeHash, CvmPath, Life, PrepareOnly, TransactionHash
 from teehouse.cloud.cvms.operations import Author
-from teehouse.cloud.cvms.request import Presented
+from teehouse.cloud.cvms.request import PresentedDetail
 from teehouse.cloud.errors import CloudError, ErrorCode
 from teehouse.cloud.http.answers import JsonAnswer
 from teehouse.cloud.inventory.presenters import present_kms
@@ -88,7 +88,7 @@ async def update_cvm_resources(
 
 @router.patch("/cvms/{cvm_id}/visibility", responses={200: {"model": CvmDetailV1}})
 async def update_cvm_visibility(
-    cvm_id: CvmPath, request: VisibilityRequest, life: Life, author: By, how: Presented
+    cvm_id: CvmPath, request: VisibilityRequest, life: Life, author: By, how: PresentedDetail
 ) -> Response:
     """Change what of the CVM can be seen without a key."""
     change = Change(compose={name: value for name, value in request if value is not None})

@@ -26,7 +26,7 @@ from teehouse.cloud.cvms.reading import (
     standings,
 )
 from teehouse.cloud.cvms.records import parse_compose
-from teehouse.cloud.cvms.request import Presented
+from teehouse.cloud.cvms.request import Presented, PresentedDetail
 from teehouse.cloud.http.answers import JsonAnswer, text_answer
 from teehouse.cloud.http.dependencies import PageRequest, Parts, Reading, Signed, paging
 from teehouse.cloud.ids import parse_hex
@@ -91,7 +91,7 @@ async def get_cvm_list(
 
 
 @router.get("/cvms/{cvm_id}", responses={200: {"model": CvmDetailV1 | CvmInfoV2 | CvmInfoV3}})
-async def get_cvm_info(cvm_id: str, session: Reading, caller: Signed, how: Presented) -> Response:
+async def get_cvm_info(cvm_id: str, session: Reading, caller: Signed, how: PresentedDetail) -> Response:
     """One CVM, by any of its names."""
     cvm, compose = await get_cvm_with_compose(session, caller.workspace_id, cvm_id)
     return JsonAnswer(present_cvm_info(cvm, how, parse_compose(compose)))

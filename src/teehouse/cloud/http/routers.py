@@ -20,6 +20,7 @@ from teehouse.cloud.attestations import views as attestations
 from teehouse.cloud.cvms import views_change as cvm_changes
 from teehouse.cloud.cvms import views_deploy as cvm_deploys
 from teehouse.cloud.cvms import views_legacy as cvm_legacy
+from teehouse.cloud.cvms import views_logs as cvm_logs
 from teehouse.cloud.cvms import views_read as cvm_reads
 from teehouse.cloud.cvms import views_state as cvm_state
 from teehouse.cloud.inventory import views as inventory
@@ -46,6 +47,7 @@ SIGNED: Final[tuple[APIRouter, ...]] = (
 PUBLIC: Final[tuple[APIRouter, ...]] = (
     device.public_router,
     cvm_changes.public_router,
+    cvm_logs.public_router,
     attestations.public_router,
 )
 PAGES: Final[tuple[APIRouter, ...]] = (device.page_router,)
