@@ -119,19 +119,20 @@ ADD_KMS_DEVICE: Final = Function("addKmsDevice", ("bytes32",))
 SET_KMS_INFO: Final = Function("setKmsInfo", (KMS_INFO,))
 READ_KMS_INFO: Final = Function("kmsInfo")
 
-# Errors of the ownership, proxy and initialisation parts (onchain.md 3.2), by selector.
-_ERRORS: dict[bytes, tuple[str, bool]] = {
-    selector(f"{name}({'address' if takes_address else ''})"): (name, takes_address)
-    for name, takes_address in (
-        ("OwnableUnauthorizedAccount", True),
-        ("OwnableInvalidOwner", True),
-        ("InvalidInitialization", False),
-        ("NotInitializing", False),
-        ("ERC1967InvalidImplementation", True),
-        ("AddressEmptyCode", True),
-        ("UUPSUnauthorizedCallContext", False),
-        ("ERC1967NonPayable", False),
-        ("FailedCall", False),
+# Errors of the ownership, proxy and initialisation parts (onchain.md 3.2), by selector; each has one word or none.
+_ERRORS: dict[bytes, str] = {
+    selector(signature): signature
+    for signature in (
+        "OwnableUnauthorizedAccount(address)",
+        "OwnableInvalidOwner(address)",
+        "InvalidInitialization()",
+        "NotInitializing()",
+        "ERC1967InvalidImplementation(address)",
+        "ERC1967NonPayable()",
+        "UUPSUnauthorizedCallContext()",
+        "UUPSUnsupportedProxiableUUID(bytes32)",
+        "AddressEmptyCode(address)",
+        "FailedCall()",
     )
 }
 
@@ -228,8 +229,11 @@ def decode_revert(data: bytes) -> str:
         if head == _PANIC:
             return f"panic 0x{decode_uint(rest):02x}"
         if head in _ERRORS:
-            name, takes_address = _ERRORS[head]
-            return f"{name}(0x{decode_address(rest).hex()})" if takes_address else name
+            name, _, kind = _ERRORS[head].removesuffix(")").partition("(")
+            if not kind:
+                return name
+            word = decode_address(rest) if kind == "address" else _whole(rest, WORD_SIZE, "a word")
+            return f"{name}(0x{word.hex()})"
     except EvidenceError:
         pass
     return f"reverted with 0x{data[:WORD_SIZE].hex()}" if data else "reverted without a reason"
