@@ -120,7 +120,7 @@ class _Deployment:
         kms = self._plan.kms_contract
         if kms is None:
             initialise = abi.KMS_INITIALIZE(self._writer.address, app)
-            proxy = artifacts.load("Proxy").bytecode + _encode(
+            proxy = artifacts.load("KmsProxy").bytecode + _encode(
                 ("address", "bytes"), (implementation, initialise)
             )
             kms = await self._made("KMS contract", proxy, self._plan.salt)
