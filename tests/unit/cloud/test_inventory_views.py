@@ -163,7 +163,7 @@ async def test_v4_has_contracts(cloud: World) -> None:
 
 
 @pytest.mark.parametrize("version", [V3, V4])
-@pytest.mark.parametrize("path", ["/kms/nobody", "/kms/kms_00000000", "/kms/nobody/nodes", "/kms/on-chain/ethereum", "/kms/on-chain/solana"])  # fmt: skip
+@pytest.mark.parametrize("path", ["/kms/nobody", "/kms/kms_00000000", "/kms/nobody/nodes", "/kms/on-chain/solana"])  # fmt: skip
 async def test_what_is_unknown_is_not_found(cloud: World, version: str, path: str) -> None:
     answer = await cloud.get(path, version)
     assert answer.status_code == 404
@@ -196,14 +196,30 @@ async def test_on_chain_kms_with_devices_and_images(cloud: World, chain: str) ->
     conforms(OnChainKms, told)
 
 
+async def test_a_chain_that_no_kms_is_on_has_no_contracts(cloud: World) -> None:
+    told = await answered(cloud, "/kms/on-chain/ethereum")
+    assert told == {"chain_name": "ethereum", "chain_id": 1, "contracts": []}
+    conforms(OnChainKms, told)
+
+
 async def test_next_app_ids_are_those_of_the_next_nonces_and_take_nothing(cloud: World) -> None:
-    expected = {"app_ids": [{"app_id": app_id_of(ALICE, nonce), "nonce": nonce} for nonce in range(3)]}
+    async with cloud.database.read() as session:
+        seeds = dict((await session.execute(select(Workspace.id, Workspace.app_id_seed))).tuples().all())
+    first = [{"app_id": app_id_of(ALICE, nonce, seeds[ALICE]), "nonce": nonce} for nonce in range(3)]
+    expected = {"app_ids": first}
     for _ in range(2):
         told = await answered(cloud, "/kms/phala/next_app_id", counts=3)
         assert told == expected
     conforms(NextAppIds, expected)
     other = (await cloud.get("/kms/phala/next_app_id", key=FOREIGN_KEY)).json()
-    assert other["app_ids"][0] == {"app_id": app_id_of(2, 0), "nonce": 0}
+    assert other["app_ids"][0] == {"app_id": app_id_of(2, 0, seeds[2]), "nonce": 0}
+
+
+def test_app_ids_of_control_planes_under_one_kms_differ() -> None:
+    ids = {app_id_of(1, 0, seed) for seed in (None, "00" * 16, "01" * 16)}
+    assert len(ids) == 3
+    assert app_id_of(1, 0, None) == "bc9f818e80b9e4f19edd7c7229493f4eadf254f0"  # as the first release gave it
+    assert app_id_of(1, 0, "00" * 16) != app_id_of(1, 1, "00" * 16)
 
 
 @pytest.mark.parametrize("counts", ["0", "21", "x"])

@@ -2,6 +2,10 @@
 
 from typing import Any, Final
 
+CHAINS: Final = {
+    "ethereum": 1,
+    "base": 8453,
+}  # what KMSs on chain call themselves, and the chain that is meant
 NAMES: Final = {1: "Ethereum", 8453: "Base", 31337: "Anvil"}
 
 

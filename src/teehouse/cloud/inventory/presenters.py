@@ -6,7 +6,7 @@ from typing import Any
 
 from teehouse.cloud.allowlists.services import KmsContractState
 from teehouse.cloud.ids import Kind, encode
-from teehouse.cloud.inventory.chains import client_chain
+from teehouse.cloud.inventory.chains import CHAINS, client_chain
 from teehouse.cloud.inventory.models import InstanceType, KmsContract, KmsNode, OsImage
 
 Json = dict[str, Any]
@@ -110,7 +110,7 @@ def present_on_chain(
     name = chain.lower()
     return {
         "chain_name": name,
-        "chain_id": contracts[0].chain_id,
+        "chain_id": contracts[0].chain_id if contracts else CHAINS[name],
         "contracts": [
             {
                 "contract_address": row.contract_address,

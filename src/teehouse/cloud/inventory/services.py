@@ -14,6 +14,7 @@ from sqlalchemy.orm import joinedload
 from teehouse.cloud.apps.models import App
 from teehouse.cloud.errors import not_found
 from teehouse.cloud.ids import Kind, decode
+from teehouse.cloud.inventory.chains import CHAINS
 from teehouse.cloud.inventory.models import InstanceType, KmsContract, KmsNode, KmsType, OsImage
 from teehouse.cloud.nodes.models import Node, NodeDevice, NodeImage, NodeKms
 
@@ -142,24 +143,22 @@ async def contract_nodes(session: AsyncSession, contract_id: int) -> Sequence[Km
 
 
 async def on_chain_contracts(session: AsyncSession, chain: str) -> Sequence[KmsContract]:
-    """The contracts of a chain, named as its KMSs name it: `ethereum`, `base`. Raises `CloudError` 404."""
+    """The contracts of a chain, named as its KMSs name it: `ethereum`, `base`; none where no KMS is on it.
+
+    Raises `CloudError` 404 for a chain that no KMS can be on.
+    """
     name = chain.lower()
-    types = {KmsType.ETHEREUM, KmsType.BASE}
-    rows: Sequence[KmsContract] = ()
-    if name in types:
-        rows = (
-            await session.scalars(
-                select(KmsContract)
-                .where(
-                    KmsContract.chain_id != OFF_CHAIN,
-                    KmsContract.id.in_(select(KmsNode.contract_id).where(KmsNode.kms_type == name)),
-                )
-                .order_by(KmsContract.id)
-            )
-        ).all()
-    if not rows:
-        raise not_found("on-chain KMS of this chain")
-    return rows
+    if name not in CHAINS:
+        raise not_found("chain")
+    rows = await session.scalars(
+        select(KmsContract)
+        .where(
+            KmsContract.chain_id != OFF_CHAIN,
+            KmsContract.id.in_(select(KmsNode.contract_id).where(KmsNode.kms_type == name)),
+        )
+        .order_by(KmsContract.id)
+    )
+    return rows.all()
 
 
 async def contract_devices(
