@@ -276,57 +276,63 @@ def _set_app_implementation(implementation: address):
 @external
 def addOsImageHash(osImageHash: bytes32):
     self._set_os_image(osImageHash, True)
-    log OsImageHashAdded(osImageHash=osImageHash)
 
 
 @external
 def removeOsImageHash(osImageHash: bytes32):
     self._set_os_image(osImageHash, False)
-    log OsImageHashRemoved(osImageHash=osImageHash)
 
 
 @internal
 def _set_os_image(os_image_hash: bytes32, allowed: bool):
     upgradeable._check_owner()
     self.allowedOsImages[os_image_hash] = allowed
+    if allowed:
+        log OsImageHashAdded(osImageHash=os_image_hash)
+    else:
+        log OsImageHashRemoved(osImageHash=os_image_hash)
     upgradeable._log_policy(keccak256("os-image"), os_image_hash, allowed)
 
 
 @external
 def addKmsAggregatedMr(mrAggregated: bytes32):
     self._set_aggregated_mr(mrAggregated, True)
-    log KmsAggregatedMrAdded(mrAggregated=mrAggregated)
 
 
 @external
 def removeKmsAggregatedMr(mrAggregated: bytes32):
     self._set_aggregated_mr(mrAggregated, False)
-    log KmsAggregatedMrRemoved(mrAggregated=mrAggregated)
 
 
 @internal
 def _set_aggregated_mr(mr_aggregated: bytes32, allowed: bool):
     upgradeable._check_owner()
     self.kmsAllowedAggregatedMrs[mr_aggregated] = allowed
+    if allowed:
+        log KmsAggregatedMrAdded(mrAggregated=mr_aggregated)
+    else:
+        log KmsAggregatedMrRemoved(mrAggregated=mr_aggregated)
     upgradeable._log_policy(keccak256("kms-aggregated-mr"), mr_aggregated, allowed)
 
 
 @external
 def addKmsDevice(deviceId: bytes32):
     self._set_device(deviceId, True)
-    log KmsDeviceAdded(deviceId=deviceId)
 
 
 @external
 def removeKmsDevice(deviceId: bytes32):
     self._set_device(deviceId, False)
-    log KmsDeviceRemoved(deviceId=deviceId)
 
 
 @internal
 def _set_device(device: bytes32, allowed: bool):
     upgradeable._check_owner()
     self.kmsAllowedDeviceIds[device] = allowed
+    if allowed:
+        log KmsDeviceAdded(deviceId=device)
+    else:
+        log KmsDeviceRemoved(deviceId=device)
     upgradeable._log_policy(keccak256("kms-device"), device, allowed)
 
 
