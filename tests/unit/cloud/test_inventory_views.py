@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from support.cloud_read_support import (
     ALICE,
@@ -19,7 +20,7 @@ from support.cloud_read_support import (
 )
 from support.kms_client_support import APP_ID, KEYS, NOW, OTHER_KEYS, FakeKms, refuse, replies, say
 from teehouse.base.clock import FixedClock
-from teehouse.cloud.accounts.models import Quota
+from teehouse.cloud.accounts.models import Quota, Workspace
 from teehouse.cloud.apps.app_ids import app_id_of
 from teehouse.cloud.cvms.models import Reservation
 from teehouse.cloud.ids import Kind, encode
@@ -204,7 +205,7 @@ async def test_a_chain_that_no_kms_is_on_has_no_contracts(cloud: World) -> None:
 
 async def test_next_app_ids_are_those_of_the_next_nonces_and_take_nothing(cloud: World) -> None:
     async with cloud.database.read() as session:
-        seeds = dict((await session.execute(select(Workspace.id, Workspace.app_id_seed))).tuples().all())
+        seeds = {row.id: row.app_id_seed for row in await session.scalars(select(Workspace))}
     first = [{"app_id": app_id_of(ALICE, nonce, seeds[ALICE]), "nonce": nonce} for nonce in range(3)]
     expected = {"app_ids": first}
     for _ in range(2):

@@ -8,6 +8,7 @@ import pytest
 
 from support.cloud_life_support import BOX, YAML, living, provision_request
 from teehouse.base.findings import unavailable
+from teehouse.cloud.accounts.models import Workspace
 from teehouse.cloud.apps.app_ids import app_id_of
 from teehouse.cloud.apps.models import App
 from teehouse.cloud.cvms.actions import act
@@ -43,7 +44,8 @@ async def test_a_deployment_boots_the_exact_bytes(tmp_path: Path) -> None:
             [],
         )
         (app,) = await life.rows(App)
-        assert app.app_id == app_id_of(life.author.workspace_id, 0)
+        (workspace, _) = await life.rows(Workspace)
+        assert app.app_id == app_id_of(life.author.workspace_id, 0, workspace.app_id_seed)
         (place,) = await life.rows(Reservation)
         assert (place.cvm_id, place.expires_at) == (done.cvm_id, None)
 

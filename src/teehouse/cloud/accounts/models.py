@@ -9,6 +9,7 @@ Rules:
 3. Revoked, expired and consumed rows stay, so that what they did can still be explained.
 """
 
+import secrets
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
@@ -59,7 +60,8 @@ class Workspace(Base):
     """What all apps, CVMs, keys and quotas belong to; `slug` is its name in paths.
 
     `next_nonce` is the next number that an app id of the off-chain KMS is derived from (cloud-api.md 14.5); it
-    only grows, so that a predicted id is never handed out twice. Money is shown, and never taken: nothing here
+    only grows, so that a predicted id is never handed out twice. `app_id_seed` are 16 random bytes as hex that go into
+    these ids (`apps.app_ids`). Money is shown, and never taken: nothing here
     charges anybody.
     """
 
@@ -71,6 +73,7 @@ class Workspace(Base):
     tier: Mapped[str] = mapped_column(String(32), default="free")
     avatar_url: Mapped[str | None]
     next_nonce: Mapped[int] = mapped_column(BigKey, default=0)
+    app_id_seed: Mapped[str | None] = mapped_column(hex_text(32), default=lambda: secrets.token_hex(16))
     balance: Mapped[Decimal] = mapped_column(Numeric(18, 6, asdecimal=True), default=Decimal(0))
     granted_balance: Mapped[Decimal] = mapped_column(Numeric(18, 6, asdecimal=True), default=Decimal(0))
     created_at: Mapped[datetime]
