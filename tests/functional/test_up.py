@@ -24,7 +24,7 @@ from support.processes import Process, free_port, started
 
 READY = "Ctrl-C ends it"
 MEMBERS = {
-    "emulated", "root", "root_ca", "pccs_url", "endpoint", "dstack_socket", "tappd_socket", "kms_url", "app_id", "api_url", "api_key", "api_key_file", "workspace", "vm_uuid",
+    "emulated", "root", "root_ca", "pccs_url", "endpoint", "dstack_socket", "tappd_socket", "kms_url", "app_id", "api_url", "api_key", "api_key_file", "docs_url", "workspace", "vm_uuid",
     "instance_id", "compose_hash", "app_url", "agent_url", "workload", "cvm_id", "pid", "version",
 }  # fmt: skip
 

@@ -68,6 +68,9 @@ def up(
     seed: Seed = None,
 ) -> None:
     """Run the emulated cloud here until Ctrl-C: one command from nothing to a quote that verifies."""
+    from teehouse.stack.serving import begin_start
+
+    begin_start()
     from teehouse.stack.up import run_up
 
     run_up(directory.expanduser(), port=port, seed=_seed(seed))

@@ -1,6 +1,7 @@
 """What `teehouse up` shows: what runs, under which root, and what to type next."""
 
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from rich.text import Text
 
 from teehouse.attestation.verify import Verdict
 from teehouse.base.findings import Finding
+from teehouse.client.cloud.calls import KEY_VARIABLE, URL_VARIABLE
 
 BAND = " EMULATED TDX "
 
@@ -41,6 +43,8 @@ def show_ready(
         "root": f"{facts['root']}\n{facts['root_ca']}",
         "sample app": f"{facts['app_url']}\nits CVM's agent: {facts['agent_url']}\n"
         f"app {facts['app_id']}\ninstance {facts['instance_id']}",
+        "API": f"{facts['api_url']}\nkey in {facts['api_key_file']}\nworkspace {facts['workspace']}, "
+        f"documented at {facts['docs_url']}",
         "KMS": f"{facts['kms_url']}",
         "for you": f"{facts['endpoint']}  (agent and PCCS)\n{facts['dstack_socket']}\n{facts['tappd_socket']}",
     }
@@ -59,7 +63,12 @@ def show_ready(
 
     # Not wrapped: these lines are there to be copied.
     for title, lines in {
-        "Point the official SDKs here:": (
+        "Point the official clients of the cloud here (phala, @phala/cloud, phala-cloud):": (
+            f"export {URL_VARIABLE}={facts['api_url']}",
+            f'export {KEY_VARIABLE}="$(cat {shlex.quote(facts["api_key_file"])})"',
+            f'curl -H "X-API-Key: ${KEY_VARIABLE}" ${URL_VARIABLE}/apps',
+        ),
+        "Point the official SDKs for programs in a CVM here:": (
             f"export DSTACK_SIMULATOR_ENDPOINT={facts['dstack_socket']}",
             f"export TAPPD_SIMULATOR_ENDPOINT={facts['tappd_socket']}",
         ),

@@ -1,6 +1,7 @@
 """Running a server in the foreground: one event loop, stopped by SIGINT or SIGTERM."""
 
 import asyncio
+import gc
 import resource
 import signal
 from collections.abc import Awaitable, Callable
@@ -8,6 +9,17 @@ from collections.abc import Awaitable, Callable
 import uvloop
 
 Serve = Callable[[asyncio.Event], Awaitable[None]]
+
+
+def begin_start() -> None:
+    """Collect no garbage until `end_start`: what a start makes, it keeps; looking for garbage is a fifth of its time."""
+    gc.disable()
+
+
+def end_start() -> None:
+    """What is there by now is never looked at again by the collector, which works as usual from here on."""
+    gc.freeze()
+    gc.enable()
 
 
 def run_until_stopped(serve: Serve) -> None:

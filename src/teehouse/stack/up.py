@@ -33,7 +33,7 @@ from teehouse.stack.node_emulated import emulated_node
 from teehouse.stack.sample import WORKLOAD
 from teehouse.stack.sample_cvm import STOP_SECONDS, SampleCvm, port_is_lost, start_sample
 from teehouse.stack.screen import show_ready, show_refused
-from teehouse.stack.serving import run_until_stopped
+from teehouse.stack.serving import end_start, run_until_stopped
 
 READY = "ready.json"
 
@@ -61,6 +61,7 @@ def run_up(directory: Path, *, port: int, seed: bytes | None) -> None:
                         show_refused(refused)
                         raise SystemExit(10)
                     facts = ready_facts(installation, served, sample, cloud, kms.url)
+                    end_start()
                     write_atomic(ready, (json.dumps(facts, indent=2) + "\n").encode())
                     show_ready(facts, verdict, steps)
                     await stop.wait()
@@ -99,6 +100,7 @@ def ready_facts(
         "api_key": cloud.api_key,
         "api_key_file": str(cloud.key_file),
         "workspace": cloud.workspace,
+        "docs_url": f"{cloud.url}/docs",
         "kms_url": kms_url,
         "app_id": sample.state.app_id.hex(),
         "instance_id": sample.state.instance_id.hex(),

@@ -82,12 +82,16 @@ def create_app(
     )
     app.state.parts = parts
     app.state.metrics = RequestMetrics()
-    api = APIRouter(prefix=API, dependencies=[Depends(api_version)], responses=PROBLEMS)
+    # Included at once and not by way of a router of their own: FastAPI would build each route anew for each level.
     for router in signed:
-        api.include_router(router, dependencies=[Depends(authenticated)])
+        app.include_router(
+            router,
+            prefix=API,
+            dependencies=[Depends(api_version), Depends(authenticated)],
+            responses=PROBLEMS,
+        )
     for router in public:
-        api.include_router(router)
-    app.include_router(api)
+        app.include_router(router, prefix=API, dependencies=[Depends(api_version)], responses=PROBLEMS)
     for router in (health.router, *pages):
         app.include_router(router)
     add_docs(app)
