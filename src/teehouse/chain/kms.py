@@ -35,9 +35,14 @@ class KmsSettings:
     gateway_app_id: str
 
 
-async def decide_app(reader: Reader, contract: bytes, boot_info: BootInfo) -> ChainDecision:
-    """Whether an app may have its keys (`isAppAllowed`). Raises `CollateralError`, `EvidenceError`, `MisuseError`."""
-    return await _decide(reader, contract, abi.IS_APP_ALLOWED(boot_info.values()))
+async def decide_app(
+    reader: Reader, contract: bytes, boot_info: BootInfo, block: Block | None = None
+) -> ChainDecision:
+    """Whether an app may have its keys (`isAppAllowed`), now or at a block that was pinned before.
+
+    Raises `CollateralError`, `EvidenceError`, `MisuseError`.
+    """
+    return await _decide(reader, contract, abi.IS_APP_ALLOWED(boot_info.values()), block)
 
 
 async def decide_kms(reader: Reader, contract: bytes, boot_info: BootInfo) -> ChainDecision:
@@ -82,10 +87,12 @@ async def os_image_allowed(
     return at, decoded(answer, abi.decode_bool)
 
 
-async def _decide(reader: Reader, contract: bytes, question: bytes) -> ChainDecision:
-    # No block is named, so that one is pinned, and with it the chain's id checked, in this very call (rule 1).
+async def _decide(
+    reader: Reader, contract: bytes, question: bytes, block: Block | None = None
+) -> ChainDecision:
+    # Where no block is named, one is pinned, and with it the chain's id checked, in this very call (rule 1).
     at, (verdict, gateway) = await reader.call_many(
-        [Call(contract, question), Call(contract, abi.GATEWAY_APP_ID())]
+        [Call(contract, question), Call(contract, abi.GATEWAY_APP_ID())], block
     )
     is_allowed, reason = decoded(verdict, abi.decode_verdict)
     return ChainDecision(is_allowed, reason, decoded(gateway, abi.decode_text), at)

@@ -7,6 +7,7 @@ Exit codes are those of `base.findings.OUTCOME_TABLE`: 0 accepted, 10 rejected, 
 import json
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -14,8 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 if TYPE_CHECKING:
+    from teehouse.attestation.verify import Verdict
     from teehouse.base.findings import Finding, MisuseError
-    from teehouse.client.verification import Kind, Verification
+    from teehouse.chain.calls import BootInfo
+    from teehouse.client.verification import ChainChecks, Kind, Verification
 
 verify_app = typer.Typer(
     name="verify",
@@ -26,6 +29,7 @@ verify_app = typer.Typer(
 app = verify_app
 
 INPUT_LIMIT = 32 * 1024 * 1024  # bytes
+ADDRESS_SIZE = 20  # bytes
 _PASSED, _FAILED, _OPEN = "✓", "✗", "?"
 _HEX_EXPECTATIONS = (
     "app_id",
@@ -70,6 +74,23 @@ Grace = Annotated[
 AnyStatus = Annotated[
     bool, typer.Option("--unsafe-any-status", help="UNSAFE: accept whatever the TCB status is, but Revoked.")
 ]
+Rpc = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--rpc-url",
+        metavar="URL",
+        help="Ask this chain about the app: contract, owner, allow-lists. Repeated, most endpoints must agree.",
+    ),
+]
+ChainId = Annotated[
+    int | None, typer.Option("--chain-id", min=1, help="The chain that is meant; else what --rpc-url tells.")
+]
+KmsContract = Annotated[
+    str | None, typer.Option("--kms-contract", metavar="ADDRESS", help="Ask this KMS contract as well.")
+]
+Owner = Annotated[
+    str | None, typer.Option("--expect-owner", metavar="ADDRESS", help="Owner of the app's contract.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
 
 
@@ -91,6 +112,10 @@ def quote(
     accept_status: AcceptStatus = None,
     grace_days: Grace = 0,
     unsafe_any_status: AnyStatus = False,
+    rpc_url: Rpc = None,
+    chain_id: ChainId = None,
+    kms_contract: KmsContract = None,
+    owner: Owner = None,
     as_json: AsJson = False,
 ) -> None:
     """Verify a quote: binary, hex, or the JSON that GetQuote answers."""
@@ -114,6 +139,10 @@ def attestation(
     accept_status: AcceptStatus = None,
     grace_days: Grace = 0,
     unsafe_any_status: AnyStatus = False,
+    rpc_url: Rpc = None,
+    chain_id: ChainId = None,
+    kms_contract: KmsContract = None,
+    owner: Owner = None,
     as_json: AsJson = False,
 ) -> None:
     """Verify an attestation: binary, hex, or JSON."""
@@ -137,6 +166,10 @@ def certificate(
     accept_status: AcceptStatus = None,
     grace_days: Grace = 0,
     unsafe_any_status: AnyStatus = False,
+    rpc_url: Rpc = None,
+    chain_id: ChainId = None,
+    kms_contract: KmsContract = None,
+    owner: Owner = None,
     as_json: AsJson = False,
 ) -> None:
     """Verify an RA-TLS certificate: PEM, DER or hex."""
@@ -215,8 +248,65 @@ def _judge(kind: "Kind", options: dict[str, Any]) -> "Verification":
             event_log=None if log is None else _read(str(log)),
             policy=policy,
             expectations=Expectations(**expected),
+            chain=_chain(options),
         )
     )
+
+
+def _chain(options: dict[str, Any]) -> "ChainChecks | None":
+    """What asks the chain about a verdict's app, or None where no endpoint is named."""
+    from teehouse.base.findings import CollateralError, misuse
+
+    urls: list[str] = options["rpc_url"] or []
+    names = {"chain_id": "--chain-id", "kms_contract": "--kms-contract", "owner": "--expect-owner"}
+    if not urls:
+        for name, option in names.items():
+            if options[name] is not None:
+                raise misuse("cli.chain", option, expected="--rpc-url beside it", found="none")
+        return None
+    from teehouse.chain.checks import OnChain, check_app
+    from teehouse.chain.rpc_reader import ReaderSettings, open_reader
+
+    expected = OnChain(_address("kms_contract", options), _address("owner", options))
+    settings = ReaderSettings(quorum=len(urls) // 2 + 1 if len(urls) > 1 else 1)
+
+    async def ask(verdict: "Verdict") -> "tuple[Finding, ...]":
+        try:
+            async with await open_reader(urls, settings, chain_id=options["chain_id"]) as reader:
+                return await check_app(reader, _boot_info(verdict), expected)
+        except CollateralError as error:
+            return (replace(error.finding, check="G1"),)
+
+    return ask
+
+
+def _boot_info(verdict: "Verdict") -> "BootInfo":
+    from teehouse.chain.calls import BootInfo
+
+    info = verdict.app_info
+    assert info is not None  # noqa: S101 - the chain is asked about verdicts that name an app only
+    return BootInfo(
+        app_id=info.app_id,
+        compose_hash=info.compose_hash,
+        instance_id=info.instance_id or bytes(len(info.app_id)),
+        device_id=info.device_id,
+        mr_aggregated=info.mr_aggregated,
+        mr_system=info.mr_system,
+        os_image_hash=info.os_image_hash,
+        tcb_status=verdict.tcb_status or "",
+        advisory_ids=tuple(verdict.advisory_ids),
+    )
+
+
+def _address(name: str, options: dict[str, Any]) -> bytes | None:
+    from teehouse.base.findings import misuse
+
+    if options[name] is None:
+        return None
+    address = _hex(name, options[name])
+    if len(address) != ADDRESS_SIZE:
+        raise misuse("cli.address", name.replace("_", " "), expected="20 bytes", found=str(len(address)))
+    return address
 
 
 def _hex(name: str, text: str) -> bytes:
@@ -267,7 +357,7 @@ def _lines(answer: "Verification") -> Iterable[str]:
         yield _line(finding)
     if verdict.not_judged:
         yield f"{_OPEN} not judged, because of what failed: {', '.join(verdict.not_judged)}"
-    for finding in (*answer.certificate, *answer.policy, *answer.expectations):
+    for finding in (*answer.certificate, *answer.policy, *answer.expectations, *answer.chain):
         yield _line(finding)
     info = verdict.app_info
     if info is not None:

@@ -9,7 +9,7 @@ C2. The app id extension, where the certificate has one, is the measured app id.
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -34,20 +34,25 @@ from teehouse.client.evidence import read_attestation, read_certificate, read_qu
 
 Kind = Literal["quote", "attestation", "certificate"]
 CollateralSource = Callable[[bytes], Awaitable[Collateral]]
+ChainChecks = Callable[[Verdict], Awaitable[tuple[Finding, ...]]]
 
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """The whole answer. `certificate`, `policy` and `expectations` hold findings beside the verdict's own."""
+    """The whole answer. `certificate`, `policy`, `expectations` and `chain` hold findings beside the verdict's own.
+
+    `chain` is empty where no chain was to be asked, or the evidence names no app to ask about.
+    """
 
     verdict: Verdict
     certificate: tuple[Finding, ...]
     policy: tuple[Finding, ...]
     expectations: tuple[Finding, ...]
+    chain: tuple[Finding, ...] = ()
 
     @property
     def outcome(self) -> Outcome:
-        return overall(self.verdict, (*self.certificate, *self.policy, *self.expectations))
+        return overall(self.verdict, (*self.certificate, *self.policy, *self.expectations, *self.chain))
 
     @property
     def accepted(self) -> bool:
@@ -56,11 +61,11 @@ class Verification:
 
     def report(self) -> dict[str, Any]:
         """The answer as JSON members (`attestation.report`), with those of the certificate."""
-        members = report(
-            self.verdict, policy=self.policy, expectations=(*self.certificate, *self.expectations)
-        )
+        others = (*self.certificate, *self.expectations, *self.chain)
+        members = report(self.verdict, policy=self.policy, expectations=others)
         members["expectations"] = [finding.as_dict() for finding in self.expectations]
         members["certificate"] = [finding.as_dict() for finding in self.certificate]
+        members["chain"] = [finding.as_dict() for finding in self.chain]
         return members
 
 
@@ -69,7 +74,7 @@ class Request:
     """What to judge, and under which rules.
 
     `collateral` gives the collateral of a raw quote, None when there is no source of it; `event_log` is
-    JSON text beside a bare quote.
+    JSON text beside a bare quote; `chain` asks a chain about the app of a verdict, None when none is to be asked.
     """
 
     kind: Kind
@@ -80,6 +85,7 @@ class Request:
     event_log: bytes | None = None
     policy: Policy = field(default_factory=Policy)
     expectations: Expectations = field(default_factory=Expectations)
+    chain: ChainChecks | None = None
 
 
 async def check(request: Request) -> Verification:
@@ -104,7 +110,10 @@ async def check(request: Request) -> Verification:
         except EvidenceError:
             collateral = None  # the quote does not say whose it is; the verdict says why
     verdict = verify(evidence, collateral, request.root, request.now, missing=missing)
-    return _conclude(request, verdict, _check_certificate(extensions, verdict))
+    answer = _conclude(request, verdict, _check_certificate(extensions, verdict))
+    if request.chain is None or verdict.app_info is None:
+        return answer
+    return replace(answer, chain=await request.chain(verdict))
 
 
 def check_now(request: Request) -> Verification:

@@ -215,6 +215,35 @@ def test_a_service_that_is_not_there_is_collateral_missing(folder: Path) -> None
     assert "✗ V3  pccs.transport" in result.output
 
 
+def test_a_chain_that_is_not_there_is_collateral_missing(folder: Path) -> None:
+    result = emulated(
+        folder, "attestation", "attestation", "--rpc-url", "http://127.0.0.1:9", "--chain-id", 31337
+    )
+    assert result.exit_code == 40
+    (line,) = [line for line in result.output.splitlines() if " G1 " in line]
+    assert line.startswith("✗ G1  chain.")
+    assert "http://127.0.0.1:9" in line
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--chain-id", 1), "--chain-id: expected --rpc-url beside it, found none"),
+        (("--kms-contract", "0x" + "11" * 20), "--kms-contract: expected --rpc-url beside it, found none"),
+        (("--expect-owner", "0x" + "11" * 20), "--expect-owner: expected --rpc-url beside it, found none"),
+        (
+            ("--rpc-url", "http://127.0.0.1:9", "--expect-owner", "11"),
+            "owner: expected 20 bytes, found 1",
+        ),
+        (("--rpc-url", "file:///key"), "the address of a chain's RPC endpoint: expected http"),
+    ],
+)
+def test_chain_options_that_make_no_sense(folder: Path, options: tuple[object, ...], told: str) -> None:
+    result = emulated(folder, "attestation", "attestation", *options)
+    assert result.exit_code == 2
+    assert told in result.stderr
+
+
 def test_emulated_evidence_is_refused_under_the_default_root(folder: Path) -> None:
     result = run("quote", folder / "quote", "--collateral", folder / "collateral.json", "--at", AT)
     assert result.exit_code == 10
