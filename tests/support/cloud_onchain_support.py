@@ -111,6 +111,7 @@ class ScriptedChain:
         self.asked: list[list[Call]] = []
         self.down = False
         self.slow = False
+        self.waiting = 0  # who waits for a slow chain
         self.closed = False
 
     @property
@@ -190,6 +191,7 @@ class ScriptedChain:
 
     async def _reached(self) -> None:
         if self.slow:
+            self.waiting += 1
             await asyncio.sleep(60)
         if self.down:
             raise unavailable("chain.endpoint", "the chain does not answer")
