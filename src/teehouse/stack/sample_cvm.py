@@ -39,7 +39,7 @@ START_SECONDS = 30.0  # for a loaded machine; the boot itself takes a fraction o
 STOP_SECONDS = 5.0  # that the app gets to end by itself
 GREETING = "Tea is served."
 RECORD = "sample.json"
-_POLL = 0.02  # seconds
+_POLL = 0.05  # seconds
 _DOWN = frozenset({"stopped", "exited", "error"})
 
 
@@ -150,7 +150,8 @@ class _Sample:
             box = await self._sealed(record)
             await self._client.call(CloudCall("POST", f"{place}/provision", dict[str, Any], body=members))
             change = {"compose_hash": wanted, "encrypted_env": box}
-            await self._when_idle(CloudCall("PATCH", place, dict[str, Any], body=change))
+            while not await self._unless_busy(CloudCall("PATCH", place, dict[str, Any], body=change)):
+                await asyncio.sleep(_POLL)
         return cvm.vm_uuid or ""
 
     async def running(self, vm_uuid: str) -> CvmState:
@@ -169,7 +170,7 @@ class _Sample:
                         found=state.error.sentence(),
                     )
             if cvm.status in _DOWN and not cvm.in_progress:
-                await self._when_idle(CloudCall("POST", f"/cvms/{vm_uuid}/start", dict[str, Any]))
+                await self._unless_busy(CloudCall("POST", f"/cvms/{vm_uuid}/start", dict[str, Any]))
             await asyncio.sleep(_POLL)
 
     async def _node_state(self, vm_uuid: str) -> CvmState | None:
@@ -199,17 +200,15 @@ class _Sample:
         variables = [Variable(name, value) for name, value in _environment(record).items()]
         return seal_environment(key, variables, ephemeral=os.urandom(KEY_SIZE), iv=os.urandom(IV_SIZE)).hex()
 
-    async def _when_idle(self, call: CloudCall[Any]) -> None:
-        """Ask again while something else is under way with the CVM."""
-        while True:
-            try:
-                await self._client.call(call)
-            except CloudRefusedError as error:
-                if error.refusal is None or not error.refusal.busy:
-                    raise
-            else:
-                return
-            await asyncio.sleep(_POLL)
+    async def _unless_busy(self, call: CloudCall[Any]) -> bool:
+        """Whether it was done; something else may be under way with the CVM."""
+        try:
+            await self._client.call(call)
+        except CloudRefusedError as error:
+            if error.refusal is None or not error.refusal.busy:
+                raise
+            return False
+        return True
 
 
 def _environment(record: _Record) -> dict[str, str]:

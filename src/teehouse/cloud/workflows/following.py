@@ -7,10 +7,12 @@ F1. Events are followed from the last one taken in; the cursor is kept with the 
 F2. A node that does not answer is offline until it does; it is asked again after a pause.
 F3. A chore that fails is told to the log and done again at its next time; it ends none of the others.
 F4. The cursor is written with what it stands for: at the latest `CURSOR_EVERY` events later.
+F5. A node that is registered later is followed from the next `NodeFollowers.look` on.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -110,6 +112,42 @@ class NodeFollower:
             await session.execute(update(NodeRow).where(NodeRow.id == self._node_id).values(**values))
 
 
+class NodeFollowers:
+    """Follows all nodes (rule F5), until closed."""
+
+    def __init__(
+        self,
+        database: Database,
+        nodes: NodeDirectory,
+        reconciler: Reconciler,
+        clock: Clock,
+        *,
+        pause: float = PAUSE,
+    ) -> None:
+        self._database = database
+        self._nodes = nodes
+        self._reconciler = reconciler
+        self._clock = clock
+        self._pause = pause
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+
+    async def look(self) -> None:
+        """Begin with the nodes that are not followed yet. Raises what the database raises."""
+        async with self._database.read() as session:
+            numbers = (await session.execute(select(NodeRow.id).order_by(NodeRow.id))).scalars().all()
+        for number in numbers:
+            if number not in self._tasks:
+                follower = NodeFollower(
+                    self._database, self._nodes, self._reconciler, self._clock, number, pause=self._pause
+                )
+                self._tasks[number] = asyncio.create_task(_reported("node", follower.run()))
+
+    async def close(self) -> None:
+        """End them."""
+        await _ended(tuple(self._tasks.values()))
+        self._tasks.clear()
+
+
 async def repeat(name: str, seconds: float, chore: Callable[[], Awaitable[object]]) -> None:
     """Do it now and every so many seconds (rule F3), until cancelled."""
     while True:
@@ -123,10 +161,23 @@ async def repeat(name: str, seconds: float, chore: Callable[[], Awaitable[object
 @asynccontextmanager
 async def in_background(*works: Awaitable[object]) -> AsyncIterator[None]:
     """Run these beside the block, and end them with it."""
-    tasks = [asyncio.ensure_future(work) for work in works]
+    tasks = [asyncio.ensure_future(_reported("chore", work)) for work in works]
     try:
         yield
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await _ended(tasks)
+
+
+async def _ended(tasks: Sequence[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _reported(what: str, work: Awaitable[object]) -> None:
+    """What ends though nobody ended it is a fault of ours: the log tells of it at once."""
+    try:
+        await work
+    except Exception:
+        _log.error("ended by a fault", what=what, traceback=traceback.format_exc())
+        raise

@@ -10,18 +10,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
-from sqlalchemy import select
-
 from teehouse.cloud.cvms.lifecycle import Lifecycle
 from teehouse.cloud.housekeeping import forget_expired
-from teehouse.cloud.nodes.models import Node as NodeRow
 from teehouse.cloud.nodes.reservations import expire
 from teehouse.cloud.parts import CloudParts
 from teehouse.cloud.webhooks.delivery import HttpSender, WebhookWorker
-from teehouse.cloud.workflows.following import NodeFollower, in_background, repeat
+from teehouse.cloud.workflows.following import NodeFollowers, in_background, repeat
 from teehouse.cloud.workflows.observing import Reconciler
 
 SWEEP: Final = 5.0  # seconds between the rounds of each chore
+NODES: Final = 5.0
 RECONCILE: Final = 60.0
 WEBHOOKS: Final = 1.0
 EXPIRE: Final = 30.0
@@ -38,13 +36,11 @@ async def working(parts: CloudParts) -> AsyncIterator[None]:
     reconciler = Reconciler(life.database, life.nodes, life.workflows, life.clock)
     sender = HttpSender()
     webhooks = WebhookWorker(life.database, parts.settings, life.clock, sender)
-    async with life.database.read() as session:
-        nodes = list((await session.execute(select(NodeRow.id).order_by(NodeRow.id))).scalars())
-    followers = [NodeFollower(life.database, life.nodes, reconciler, life.clock, number) for number in nodes]
+    followers = NodeFollowers(life.database, life.nodes, reconciler, life.clock)
     await life.workflows.launch()
     try:
         async with in_background(
-            *(follower.run() for follower in followers),
+            repeat("nodes", NODES, followers.look),
             repeat("sweep", SWEEP, life.workflows.sweep),
             repeat("reconcile", RECONCILE, reconciler.run_once),
             repeat("webhooks", WEBHOOKS, webhooks.run_once),
@@ -53,6 +49,7 @@ async def working(parts: CloudParts) -> AsyncIterator[None]:
         ):
             yield
     finally:
+        await followers.close()
         await life.workflows.close()
         await sender.close()
 
