@@ -2,6 +2,7 @@
 
 import ipaddress
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 from teehouse.base.files import write_atomic
@@ -9,6 +10,7 @@ from teehouse.base.findings import misuse
 from teehouse.guest.sockets import TcpAddress
 
 LOOPBACK = "127.0.0.1"
+_PORT_LIMIT = 65535
 
 
 def kept_port(path: Path) -> socket.socket:
@@ -17,11 +19,15 @@ def kept_port(path: Path) -> socket.socket:
     So whoever knew the address before a restart finds it again. Raises OSError.
     """
     try:
-        return socket.create_server((LOOPBACK, int(path.read_text("ascii"))))
-    except (OSError, ValueError, OverflowError):
-        listening = socket.create_server((LOOPBACK, 0))
-        write_atomic(path, str(listening.getsockname()[1]).encode())
-        return listening
+        known = int(path.read_text("ascii"))
+    except (OSError, ValueError):
+        known = 0
+    if 0 < known <= _PORT_LIMIT:
+        with suppress(OSError):
+            return socket.create_server((LOOPBACK, known))
+    listening = socket.create_server((LOOPBACK, 0))
+    write_atomic(path, str(listening.getsockname()[1]).encode())
+    return listening
 
 
 def loopback_address(text: str) -> TcpAddress:
@@ -31,7 +37,7 @@ def loopback_address(text: str) -> TcpAddress:
     """
     host, _, port = text.rpartition(":")
     bare = host.removeprefix("[").removesuffix("]")
-    if not port.isdecimal() or int(port) > 65535 or not bare:
+    if not port.isdecimal() or int(port) > _PORT_LIMIT or not bare:
         raise misuse("address.form", "no such address", expected="HOST:PORT", found=text)
     if bare == "localhost":
         bare = "127.0.0.1"
