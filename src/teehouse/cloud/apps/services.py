@@ -17,7 +17,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from teehouse.cloud.apps.filters import AppFilters, filter_options, matching_apps
 from teehouse.cloud.apps.models import App
-from teehouse.cloud.cvms.lookup import live_cvms
 from teehouse.cloud.cvms.models import Cvm, CvmStatus
 from teehouse.cloud.cvms.records import (
     AppRecord,
@@ -107,7 +106,9 @@ async def _with_cvms(
     session: AsyncSession, workspace_id: int, apps: Sequence[AppRecord]
 ) -> list[AppWithCvms]:
     by_number = {app.id: app for app in apps}
-    wanted = and_(live_cvms(workspace_id), Cvm.app_record_id.in_(by_number))
+    # As a sum, so that SQLite does not walk along all CVMs of the workspace because their index has them in order.
+    of_workspace = Cvm.workspace_id + 0 == workspace_id
+    wanted = and_(of_workspace, Cvm.deleted_at.is_(None), Cvm.app_record_id.in_(by_number))
     cvms: dict[int, list[CvmRecord]] = {number: [] for number in by_number}
     workspace = await load_workspace(session, workspace_id)
     known = {workspace.id: workspace}

@@ -72,6 +72,7 @@ async def upgrade(database: Database, revision: str = "head") -> None:
 
     async with database.write() as session:
         await (await session.connection()).run_sync(run)
+    await database.analyze()
 
 
 async def downgrade(database: Database, revision: str) -> None:
