@@ -26,6 +26,7 @@ from teehouse.chain.app import decoded
 from teehouse.chain.calls import KmsInfo
 from teehouse.chain.endpoint_reader import MULTICALL3
 from teehouse.chain.reader import ADDRESS_SIZE, Call, Reader
+from teehouse.chain.transaction import rlp
 from teehouse.chain.writer import Writer
 
 CREATE2_DEPLOYER: Final = bytes.fromhex("4e59b44847b379578588920ca78fbf26c0b4956c")
@@ -79,10 +80,7 @@ class DeployRecord:
 
 def created_address(sender: bytes, nonce: int) -> bytes:
     """The address that a plain CREATE gives: of a contract's apps, `nonce` counts from 1 (onchain.md 4.4)."""
-    number = nonce.to_bytes((nonce.bit_length() + 7) // 8)
-    short = number if len(number) == 1 and number[0] < 0x80 else bytes((0x80 + len(number),)) + number
-    content = bytes((0x80 + ADDRESS_SIZE,)) + sender + short
-    return keccak256(bytes((0xC0 + len(content),)) + content)[-ADDRESS_SIZE:]
+    return keccak256(rlp((sender, nonce)))[-ADDRESS_SIZE:]
 
 
 def create2_address(code: bytes, salt: bytes = SALT, deployer: bytes = CREATE2_DEPLOYER) -> bytes:

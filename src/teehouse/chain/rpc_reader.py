@@ -7,7 +7,8 @@ Rules:
    that is left, so that a silent one leaves time for the others.
 2. With a quorum of `q`, all endpoints are asked at once and `q` of them must give the same answer, hash of the
    block included; `q` is more than half of them, so that there are never two such answers. The block is the
-   newest that `q` of them have, less the confirmations. As soon as `q` agree the others are not waited for.
+   newest that the first `q` to answer all have, less the confirmations. As soon as `q` agree the others are not
+   waited for.
 3. Where no `q` agree and endpoints contradict each other, the refusal "chain.disagreement" names them. One that
    is outvoted is logged.
 4. Everything, all attempts and the second look at the block included, ends within `timeout` seconds.

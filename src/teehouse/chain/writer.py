@@ -15,18 +15,15 @@ import asyncio
 import re
 from typing import Any, Final, Protocol
 
-from coincurve import PrivateKey
-
 from teehouse.base.findings import CollateralError, MisuseError, TeehouseError, misuse, rejected, unavailable
-from teehouse.base.hashes import keccak256
 from teehouse.chain.calls import decode_revert
 from teehouse.chain.endpoint import Endpoint, Fault
 from teehouse.chain.endpoint_reader import EndpointReader, is_contracts
-from teehouse.chain.reader import ADDRESS_SIZE, Receipt
+from teehouse.chain.reader import Receipt
+from teehouse.chain.transaction import Transaction, address_of
 
 TIMEOUT: Final = 60.0  # seconds of one transaction; a block of a public chain takes 12
 NONCE_TRIES: Final = 3
-KEY_SIZE: Final = 32  # bytes
 GAS_ROOM: Final = 1.25  # of the estimate: state may change until the transaction is in a block
 TIP: Final = 1_000_000_000  # wei for each unit of gas
 
@@ -64,15 +61,6 @@ def parse_key(text: str) -> bytes:
     if match is None:
         raise misuse("chain.key", "a private key", expected="64 hex digits")
     return bytes.fromhex(match[1])
-
-
-def address_of(key: bytes) -> bytes:
-    """The account (20 bytes) of a private key (32 bytes). Raises `MisuseError`."""
-    try:
-        public = PrivateKey(key).public_key.format(compressed=False)
-    except (ValueError, TypeError):
-        raise misuse("chain.key", "a private key", expected="a scalar of secp256k1, 32 bytes") from None
-    return keccak256(public[1:])[-ADDRESS_SIZE:]
 
 
 class RpcWriter:
@@ -117,7 +105,7 @@ class RpcWriter:
     async def _submitted(self, to: bytes, data: bytes) -> bytes:
         """The hash of the transaction, sent (rules 1 to 3)."""
         for left in reversed(range(NONCE_TRIES)):
-            raw, transaction_hash = self._signed(await self._transaction(to, data))
+            raw, transaction_hash = (await self._transaction(to, data)).signed(self._key)
             found = await self._endpoint.ask("eth_sendRawTransaction", f"0x{raw.hex()}")
             if not isinstance(found, Fault):
                 return transaction_hash
@@ -125,32 +113,23 @@ class RpcWriter:
                 raise self._refused(found)
         raise AssertionError("the loop returns or raises")  # pragma: no cover
 
-    async def _transaction(self, to: bytes, data: bytes) -> dict[str, Any]:
+    async def _transaction(self, to: bytes, data: bytes) -> Transaction:
         head = await self._reader.head()  # rule 3: it checks the chain's id
         call = {"from": f"0x{self._address.hex()}", "to": f"0x{to.hex()}", "data": f"0x{data.hex()}"}
-        nonce, gas, fees = await asyncio.gather(
+        nonce, gas, max_fee = await asyncio.gather(
             self._quantity("eth_getTransactionCount", call["from"], "pending"),
             self._quantity("eth_estimateGas", call),
-            self._fees(head.number),
+            self._max_fee(head.number),
         )
-        return {
-            "type": 2,
-            "chainId": self._chain_id,
-            "nonce": nonce,
-            "to": to,
-            "data": data,
-            "value": 0,
-            "gas": int(gas * GAS_ROOM),
-            **fees,
-        }
+        return Transaction(self._chain_id, nonce, TIP, max_fee, int(gas * GAS_ROOM), to, data)
 
-    async def _fees(self, number: int) -> dict[str, int]:
+    async def _max_fee(self, number: int) -> int:
         """Twice the base fee of the head, and a tip: enough for six full blocks."""
         block = await self._endpoint.ask("eth_getBlockByNumber", hex(number), False)
         base = _quantity(block.get("baseFeePerGas")) if isinstance(block, dict) else None
         if base is None:
             raise self._endpoint.failed("a chain that has a base fee (EIP-1559)", "another")
-        return {"maxFeePerGas": 2 * base + TIP, "maxPriorityFeePerGas": TIP}
+        return 2 * base + TIP
 
     async def _quantity(self, method: str, *params: Any) -> int:
         found = await self._endpoint.ask(method, *params)
@@ -160,13 +139,6 @@ class RpcWriter:
         if value is None:
             raise self._endpoint.failed("a quantity", "something else")
         return value
-
-    def _signed(self, transaction: dict[str, Any]) -> tuple[bytes, bytes]:
-        """The signed transaction and its hash."""
-        from eth_account import Account  # noqa: PLC0415 - it takes 0.4 s to import, and readers never sign
-
-        signed = Account.sign_transaction(transaction, self._key)
-        return bytes(signed.raw_transaction), bytes(signed.hash)
 
     async def _mined(self, transaction_hash: bytes) -> Receipt:
         pause = _FIRST_PAUSE
