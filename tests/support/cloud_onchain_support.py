@@ -17,7 +17,7 @@ from support.node_memory import MemoryNode
 from teehouse.base.findings import unavailable
 from teehouse.base.hashes import keccak256, sha256
 from teehouse.chain import calls as abi
-from teehouse.chain.reader import Answer, Block, Call, Log, Receipt
+from teehouse.chain.reader import Answer, Block, Call, Log, Reader, Receipt
 from teehouse.cloud.allowlists.chain_gate import COMPOSE_HASH_ADDED, ChainGate
 from teehouse.cloud.allowlists.onchain import OnchainContracts
 from teehouse.cloud.cvms.lifecycle import Lifecycle
@@ -259,13 +259,23 @@ def details(answer: httpx.Response) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def on_chain(kind: str, directory: Path, *, deadline: float = 2.0) -> AsyncIterator[OnChain]:
+async def on_chain(
+    kind: str,
+    directory: Path,
+    *,
+    deadline: float = 2.0,
+    patience: float = 0.0,
+    reader: Reader | None = None,
+    meta: KmsMeta = META,
+    **registration: Any,
+) -> AsyncIterator[OnChain]:
+    """The application; with a `reader`, over the chain that it reads, whose KMS is `meta`."""
     async with cloud(kind, directory) as made:
         async with made.database.write() as session:
             await seed_instance_types(session)
             image = OsImage(name=IMAGE, slug=IMAGE, version="0.5.4", os_image_hash="b3" * 32, created_at=NOW)
             session.add(image)
-            kms = await registered(session)
+            kms = await registered(session, meta, **registration)
             first = await add_node(session, image, kms)
             second = await add_node(session, image, kms, "prod6", device_id=OTHER_DEVICE)
             await session.execute(
@@ -274,7 +284,7 @@ async def on_chain(kind: str, directory: Path, *, deadline: float = 2.0) -> Asyn
             numbers = first.id, second.id
         nodes = {number: MemoryNode(made.clock) for number in numbers}
         chain = ScriptedChain()
-        contracts = OnchainContracts({CHAIN: chain}, deadline=deadline)
+        contracts = OnchainContracts({CHAIN: reader or chain}, deadline=deadline)
         known = KnownNodes(dict(nodes))
         workflows = InlineWorkflows(
             made.database, Steps(made.database, known, made.clock, patience=0.2, limit=5)
@@ -285,7 +295,7 @@ async def on_chain(kind: str, directory: Path, *, deadline: float = 2.0) -> Asyn
             known,
             workflows,
             FixedKeys(),
-            ChainGate(contracts, patience=0),
+            ChainGate(contracts, patience=patience),
             made.clock,
             public_url="https://cloud.example.org",
         )
@@ -295,16 +305,16 @@ async def on_chain(kind: str, directory: Path, *, deadline: float = 2.0) -> Asyn
             await workflows.close()
 
 
-async def registered(session: Any) -> KmsNode:
+async def registered(session: Any, meta: KmsMeta = META, **given: Any) -> KmsNode:
     """The KMS on chain, as a stack registers it."""
+    how: dict[str, Any] = {"rpc_url": RPC_URL, "multicall_address": MULTICALL, **given}
     return await register_kms(
         session,
-        META,
+        meta,
         url="https://kms.example.org:12001",
         slug="kms-base-prod5",
         version="v0.5.4",
         now=NOW,
         kms_type=KmsType.BASE,
-        rpc_url=RPC_URL,
-        multicall_address=MULTICALL,
+        **how,
     )
