@@ -56,6 +56,11 @@ def writes() -> bytes:
     return creates(bytes.fromhex("60015f55" + STOP))
 
 
+def echoes() -> bytes:
+    """It answers with its caller, as a word, and the data it was called with."""
+    return creates(bytes.fromhex("335f52365f602037366020015ff3"))
+
+
 def calls_back(data: bytes) -> bytes:
     """It calls its caller with `data`, and fails with what that gives when it fails."""
     call = (
@@ -71,6 +76,5 @@ def calls_back(data: bytes) -> bytes:
 
 def delegate_reads(target: str) -> bytes:
     """It runs the code at `target` on its own storage, and answers or fails as that does."""
-    # CALLDATACOPY(0, 0, size); DELEGATECALL(gas, target, 0, size, 0, 0); RETURNDATACOPY; JUMPI
     code = f"365f5f375f5f365f73{target[2:]}5af43d5f5f3e6029573d5ffd5b3d5ff3"
     return creates(bytes.fromhex(code))
