@@ -4,8 +4,9 @@ Rules:
 
 1. A file has at most `FILE_LIMIT` bytes.
 2. JSON is told by its first brace: `{"attestation": hex}`, or `{"quote": hex, "event_log": text or list,
-   "vm_config": text or object, "report_data": hex}` as GetQuote answers it, all but the quote optional. Where
-   there is an attestation, nothing beside it is looked at (trust.md 12).
+   "vm_config": text or object, "report_data": hex}` as GetQuote answers it, all but the quote optional. The
+   control plane's attestations have the log in `eventlog`, or within `tcb_info` (cloud-api.md 11.7). Where there
+   is an attestation, nothing beside it is looked at (trust.md 12).
 3. Hex may begin with 0x and have white space around it. Everything else is binary.
 4. A certificate is PEM (the first of several counts: the leaf), DER, or hex of DER.
 """
@@ -94,16 +95,24 @@ def _from_json(data: bytes) -> Evidence | None:
     members = strictjson.load_object(data, _NAME, limit=FILE_LIMIT)
     if members.get("attestation") is not None:
         return Evidence.from_attestation(decode_attestation(_hex(members, "attestation")))
-    log, config = members.get("event_log"), members.get("vm_config")
+    log, config = _log(members), members.get("vm_config")
     evidence = Evidence.from_quote(
         _hex(members, "quote"),
-        None if log in (None, "") else _as_text(log),
+        None if log is None else _as_text(log),
         None if config in (None, "") else _as_text(config),
     )
     if members.get("report_data") in (None, ""):
         return evidence
     claimed = _hex(members, "report_data")
     return replace(evidence, report_data=claimed.ljust(_REPORT_DATA_SIZE, b"\0"))
+
+
+def _log(members: dict[str, Any]) -> Any:
+    """The event log, by the first of its names that is there; None for none."""
+    info = members.get("tcb_info")
+    within = info.get("event_log") if isinstance(info, dict) else None
+    named = (members.get("event_log"), members.get("eventlog"), within)
+    return next((log for log in named if log not in (None, "")), None)
 
 
 def _hex(members: dict[str, Any], key: str) -> bytes:

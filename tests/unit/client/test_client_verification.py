@@ -61,6 +61,16 @@ def as_json(**members: object) -> bytes:
             id="json-list",
         ),
         pytest.param(
+            as_json(quote=MADE.quote.hex(), eventlog=json.loads(LOG), tcb_info=None, vm_config=MADE.config),
+            WHOLE,
+            id="instance",
+        ),
+        pytest.param(
+            as_json(quote=MADE.quote.hex(), tcb_info={"event_log": json.loads(LOG)}, vm_config=MADE.config),
+            WHOLE,
+            id="cvm",
+        ),
+        pytest.param(
             as_json(quote=MADE.quote.hex(), event_log="", vm_config=""), Evidence(MADE.quote), id="empty"
         ),
         pytest.param(

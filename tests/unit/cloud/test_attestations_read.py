@@ -125,6 +125,7 @@ def shown(said: AgentEvidence, version: str, *, hidden: bool = False) -> dict[st
         "image_version": "dstack-0.5.4", "quote": said.quote.hex(), "ppid": emulated.host().ppid.hex(),
         "device_id": "0x" + hashlib.sha256(emulated.host().ppid).hexdigest(), "tcb_info": tcb,
         "app_certificates": read.certificates, "compose_file": tcb and tcb["app_compose"], "error": None,
+        "vm_config": said.vm_config or None,
     }  # fmt: skip
     if version >= V3:
         instance |= {
@@ -301,7 +302,7 @@ async def test_whole_answer_of_a_cvm(cloud: World, said: AgentEvidence) -> None:
     assert answer == {
         "name": "cvm-1", "is_online": True, "is_public": True, "error": None,
         "app_certificates": read.certificates, "tcb_info": read.tcb_info, "compose_file": COMPOSE_TEXT,
-        "emulated": True, "root": "emulated:00",
+        "quote": said.quote.hex(), "vm_config": said.vm_config, "emulated": True, "root": "emulated:00",
     }  # fmt: skip
     conforms(CvmAttestation, answer)
 
@@ -311,8 +312,8 @@ async def test_a_cvm_that_does_not_run(cloud: World) -> None:
     answer = (await cloud.get("/cvms/cvm-1/attestation")).json()
     assert answer == {
         "name": "cvm-1", "is_online": False, "is_public": True, "error": "CVM is not running",
-        "app_certificates": None, "tcb_info": None, "compose_file": COMPOSE_TEXT, "emulated": True,
-        "root": "emulated:00",
+        "app_certificates": None, "tcb_info": None, "compose_file": COMPOSE_TEXT, "quote": None,
+        "vm_config": None, "emulated": True, "root": "emulated:00",
     }  # fmt: skip
     conforms(CvmAttestation, answer)
     assert (await cloud.get("/cvms/cvm-1/attestation", key=FOREIGN_KEY)).status_code == 404

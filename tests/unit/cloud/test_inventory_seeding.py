@@ -176,6 +176,13 @@ async def test_an_on_chain_kms_has_its_contract(
         assert (await session.scalars(select(KmsNode.kms_type))).one() == expected
 
 
+@pytest.mark.parametrize("told", [None, ""])  # a KMS of protobuf's defaults says it with an empty text
+async def test_a_kms_without_a_gateway_has_none(database: Database, told: str | None) -> None:
+    await seed(database, replace(META, gateway_app_id=told))
+    async with database.read() as session:
+        assert (await session.scalars(select(KmsNode.gateway_app_id))).one() is None
+
+
 async def test_a_chain_that_clients_do_not_know_needs_a_name(database: Database) -> None:
     with pytest.raises(MisuseError, match="name of chain 1337"):
         await seed(database, replace(META, chain_id=1337, kms_contract_address="0x" + "ab" * 20))

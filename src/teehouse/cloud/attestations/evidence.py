@@ -48,7 +48,7 @@ _SIGNATURES: Final = {
 class InstanceEvidence:
     """Evidence of one CVM as answers carry it: hex without `0x`, objects of JSON members.
 
-    `tcb_info` is None where the app hides it; the log is then the one beside the quote.
+    `tcb_info` and `vm_config` are None where the app hides them; the log is then the one beside the quote.
     """
 
     quote: str
@@ -64,6 +64,7 @@ class InstanceEvidence:
     event_log: list[Json]
     certificates: list[Json]
     qemu_version: str | None
+    vm_config: str | None
 
 
 def read_evidence(answer: AgentEvidence) -> InstanceEvidence:
@@ -87,6 +88,7 @@ def read_evidence(answer: AgentEvidence) -> InstanceEvidence:
         event_log=_event_log(answer.event_log) if tcb_info is None else tcb_info["event_log"],
         certificates=read_certificates(answer.app_certificate),
         qemu_version=parse_vm_config(answer.vm_config).qemu_version if answer.vm_config else None,
+        vm_config=answer.vm_config or None,
     )
 
 

@@ -6,6 +6,8 @@ Rules:
 2. `chain_id` is text up to V2 and a number from V3 on; each client refuses the other.
 3. A quote is hex without `0x`: verifiers put it before the digits themselves.
 4. An answer says under which root its quotes verify, and that it is emulated where it is.
+5. An instance, and the answer about one CVM, hold all that a verifier needs beside the root: quote, log, and the
+   configuration that the registers are computed from. Saved as it came, `teehouse verify quote` reads it.
 """
 
 from collections.abc import Sequence
@@ -44,6 +46,8 @@ def present_cvm_attestation(cvm: CvmRecord, asked: Asked, compose_file: str) -> 
         "app_certificates": None if evidence is None else evidence.certificates,
         "tcb_info": None if evidence is None else evidence.tcb_info,
         "compose_file": compose_file,
+        "quote": None if evidence is None else evidence.quote,
+        "vm_config": None if evidence is None else evidence.vm_config,
         **_root([cvm]),
     }
 
@@ -89,6 +93,7 @@ def _instance(cvm: CvmRecord, asked: Asked, version: ApiVersion) -> Json:
         "app_certificates": evidence.certificates,
         # What the app hides of its TCB info, it hides here as well.
         "compose_file": None if evidence.tcb_info is None else evidence.tcb_info["app_compose"],
+        "vm_config": evidence.vm_config,
     }
     if version >= ApiVersion.V3:
         shown |= {

@@ -105,7 +105,7 @@ async def register_kms(
         )
         session.add(node)
     node.contract_id, node.kms_type, node.url, node.version = contract.id, kind, url, version
-    node.gateway_app_id = meta.gateway_app_id
+    node.gateway_app_id = meta.gateway_app_id or None  # empty where the KMS has no gateway
     await session.flush()
     return node
 

@@ -75,7 +75,10 @@ class Certificate(Body):
 
 
 class Instance(Body):
-    """Evidence of one instance, or why there is none. The last seven members from V3 on."""
+    """Evidence of one instance, or why there is none. The last seven members from V3 on.
+
+    `vm_config` is JSON text (guest-agent.md 4.4), for verifiers; the published clients do not know it.
+    """
 
     vm_uuid: str | None = None
     name: str = ""
@@ -89,6 +92,7 @@ class Instance(Body):
     app_certificates: list[Certificate] | None = None
     compose_file: str | None = None
     error: str | None = None
+    vm_config: str | None = None
     ppid_sha256: str | None = None
     fmspc: str | None = None
     tee_tcb_svn: str | None = None
@@ -129,7 +133,7 @@ class AppAttestation(Body):
 
 
 class CvmAttestation(Body):
-    """GET /cvms/{cvm_id}/attestation."""
+    """GET /cvms/{cvm_id}/attestation. `quote` (hex) and `vm_config` are unknown to the published clients."""
 
     name: str | None
     is_online: bool
@@ -138,5 +142,7 @@ class CvmAttestation(Body):
     app_certificates: list[Certificate] | None
     tcb_info: TcbInfo | None
     compose_file: str | None
+    quote: str | None = None
+    vm_config: str | None = None
     emulated: bool = False
     root: str | None = None
