@@ -30,12 +30,18 @@ def need(program: str, package: str) -> str:
     pytest.skip(reason)
 
 
-def run_js(script: str, *arguments: str) -> Any:
-    """What one of the scripts in js/ printed, decoded."""
+def need_javascript() -> str:
+    """The path of Node where the clients of js/ are installed; else a skip, which fails in CI."""
     node = need("node", "nodejs npm")
     if not (JS / "node_modules").is_dir():
         reason = "the JavaScript clients are not installed (make test-js, which needs npm)"
         pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    return node
+
+
+def run_js(script: str, *arguments: str) -> Any:
+    """What one of the scripts in js/ printed, decoded."""
+    node = need_javascript()
     done = subprocess.run(
         [node, script, *arguments], cwd=JS, capture_output=True, text=True, timeout=90, check=False
     )
