@@ -1,6 +1,7 @@
 """One running Teehouse for the functional tests: started as a user starts it, reached from outside only."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from support.processes import START_SECONDS, free_port
+from support.up_processes import sample_processes
 from teehouse.client.cloud import CloudClient
 
 
@@ -82,3 +84,13 @@ def teehouse() -> Iterator[Running]:
         process.kill()
         process.wait()
         shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A short path, for sockets live below it; whatever still runs for it at the end is ended."""
+    made = Path(tempfile.mkdtemp(prefix="th-"))
+    yield made
+    for pid in sample_processes(made):
+        os.kill(pid, signal.SIGKILL)
+    shutil.rmtree(made, ignore_errors=True)

@@ -4,14 +4,11 @@ import hashlib
 import json
 import os
 import secrets
-import shutil
 import signal
 import ssl
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +17,9 @@ import pytest
 from dstack_sdk import DstackClient
 
 from support.functional_support import need
-from support.processes import Process, free_port, started
+from support.processes import free_port
+from support.up_processes import sample_processes, up
 
-READY = "Ctrl-C ends it"
 MEMBERS = {
     "emulated", "root", "root_ca", "pccs_url", "endpoint", "dstack_socket", "tappd_socket", "kms_url", "app_id", "api_url", "api_key", "api_key_file", "docs_url", "workspace", "vm_uuid",
     "instance_id", "compose_hash", "app_url", "agent_url", "workload", "cvm_id", "pid", "version",
@@ -162,34 +159,6 @@ def test_the_audit_log_tells_of_the_hand_out(teehouse: Any) -> None:
     assert done.returncode == 0, done.stderr
     assert teehouse.ready["app_id"] in done.stdout
     assert "GetAppKey" in done.stdout
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """A short path, for sockets live below it; whatever still runs for it at the end is ended."""
-    made = Path(tempfile.mkdtemp(prefix="th-"))
-    yield made
-    for pid in sample_processes(made):
-        os.kill(pid, signal.SIGKILL)
-    shutil.rmtree(made, ignore_errors=True)
-
-
-def up(folder: Path, name: str) -> Process:
-    return started(folder / name, ("up", "--dir", str(folder / "t"), "--port", str(free_port())), until=READY)
-
-
-def sample_processes(folder: Path) -> list[int]:
-    """The processes whose environment names this folder's sockets."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                environment = entry.joinpath("environ").read_bytes()
-            except OSError:
-                continue
-            if f"DSTACK_SIMULATOR_ENDPOINT={folder}/".encode() in environment:
-                found.append(int(entry.name))
-    return found
 
 
 def test_it_ends_cleanly_and_comes_back_as_the_same(folder: Path) -> None:
