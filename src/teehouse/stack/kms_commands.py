@@ -6,6 +6,16 @@ from typing import Annotated
 
 import typer
 
+from teehouse.stack.chain_options import (
+    ChainId,
+    Confirmations,
+    KmsContract,
+    Quorum,
+    RpcUrls,
+    address,
+    chain_options,
+)
+
 kms_app = typer.Typer(
     name="kms",
     help="Run a KMS: keys for CVMs that prove who they are. Read its audit log. Ask one about itself.",
@@ -30,6 +40,7 @@ class Backend(Enum):
 
     FILE = "file"
     MOCK = "mock"
+    CHAIN = "chain"
 
 
 Emulated = Annotated[
@@ -58,6 +69,11 @@ def serve(
         str | None,
         typer.Option("--policy", help=f"With --emulated: authorize by one word instead: {_POLICIES}."),
     ] = None,
+    kms_contract: KmsContract = None,
+    rpc_url: RpcUrls = None,
+    chain_id: ChainId = None,
+    confirmations: Confirmations = 0,
+    quorum: Quorum = 1,
     root: Annotated[
         list[str] | None,
         typer.Option(
@@ -96,7 +112,12 @@ def serve(
     """Serve keys to CVMs whose evidence verifies and whom the authorization allows."""
     from teehouse.stack.kms_serving import KmsOptions, run_kms
 
-    named = {"--auth-url": auth_url, "--auth-file": auth_file, "--policy": policy}
+    named = {
+        "--auth-url": auth_url,
+        "--auth-file": auth_file,
+        "--policy": policy,
+        "--kms-contract": kms_contract,
+    }
     chosen = [name for name, value in named.items() if value is not None]
     if len(chosen) != 1:
         raise typer.BadParameter(f"give one of {', '.join(named)}: somebody has to say who may have keys")
@@ -108,6 +129,8 @@ def serve(
             auth_url=auth_url,
             auth_file=auth_file,
             policy=policy,
+            chain=None if kms_contract is None else chain_options(rpc_url, chain_id, confirmations, quorum),
+            kms_contract=b"" if kms_contract is None else address(kms_contract, "--kms-contract"),
             roots=tuple(root or ["intel"]),
             pccs=pccs,
             agent=agent,
@@ -177,20 +200,34 @@ def serve_auth(
         list[str] | None,
         typer.Option("--mr-aggregated", metavar="HEX", help="Of --backend mock: measurement to allow."),
     ] = None,
+    kms_contract: KmsContract = None,
+    rpc_url: RpcUrls = None,
+    chain_id: ChainId = None,
+    confirmations: Confirmations = 0,
+    quorum: Quorum = 1,
     tcp: Annotated[str, typer.Option("--tcp", help="HOST:PORT to serve on (plain HTTP).")] = AUTH_TCP,
     emulated: Emulated = False,
 ) -> None:
-    """Serve the authorization API: by a file, or in emulation by a policy of one word."""
-    from teehouse.stack.kms_serving import run_file_auth, run_mock_auth
+    """Serve the authorization API: by a file, by a KMS's contract, or in emulation by a policy of one word."""
+    from teehouse.stack.kms_serving import run_chain_auth, run_file_auth, run_mock_auth
 
-    if backend is Backend.FILE:
-        for name, given in (("--device", device), ("--mr-aggregated", mr_aggregated)):
-            if given:
-                raise typer.BadParameter(f"{name} goes with --backend mock")
+    for owner, name, given in (
+        (Backend.FILE, "--config", config),
+        (Backend.MOCK, "--policy", policy),
+        (Backend.MOCK, "--device", device),
+        (Backend.MOCK, "--mr-aggregated", mr_aggregated),
+        (Backend.CHAIN, "--kms-contract", kms_contract),
+    ):
+        if given and backend is not owner:
+            raise typer.BadParameter(f"{name} goes with --backend {owner.value}")
+    if backend is Backend.CHAIN:
+        if kms_contract is None:
+            raise typer.BadParameter("--backend chain takes --kms-contract 0x…")
+        options = chain_options(rpc_url, chain_id, confirmations, quorum)
+        run_chain_auth(options, address(kms_contract, "--kms-contract"), tcp=tcp)
+    elif backend is Backend.FILE:
         if config is None:
             raise typer.BadParameter("--backend file takes --config FILE")
         run_file_auth(config.expanduser(), tcp=tcp)
     else:
-        if config is not None:
-            raise typer.BadParameter("--config goes with --backend file")
         run_mock_auth(policy or "allow-all", device or [], mr_aggregated or [], tcp=tcp, emulated=emulated)

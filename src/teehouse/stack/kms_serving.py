@@ -10,7 +10,7 @@ Rules:
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from teehouse.guest.sockets import TcpAddress, bind_tcp
 from teehouse.keys.sealing import SEALING_KEY_SIZE
 from teehouse.kms.audit import AuditLog
 from teehouse.kms.auth import AuthApi
+from teehouse.kms.auth_chain import ChainAuth
 from teehouse.kms.auth_file import FileAuth
 from teehouse.kms.auth_http import HttpAuth
 from teehouse.kms.auth_mock import MockAuth
@@ -36,6 +37,7 @@ from teehouse.kms.own import GuestAgentEvidence
 from teehouse.kms.rootstore import RootKeyStore
 from teehouse.kms.server import KmsParts, KmsServer, KmsSettings, bound_socket
 from teehouse.stack.addresses import http_url, loopback_address
+from teehouse.stack.chain_options import ChainOptions
 from teehouse.stack.kms_audit import AUDIT_LOG
 from teehouse.stack.serving import run_until_stopped
 
@@ -44,7 +46,7 @@ KEYS = "keys"
 
 @dataclass(frozen=True, slots=True)
 class KmsOptions:
-    """What an operator says of a KMS. Exactly one of the three ways to authorise is there."""
+    """What an operator says of a KMS. Exactly one of the four ways to authorise is there."""
 
     directory: Path
     tcp: str
@@ -52,6 +54,8 @@ class KmsOptions:
     auth_url: str | None = None
     auth_file: Path | None = None
     policy: str | None = None
+    chain: ChainOptions | None = None
+    kms_contract: bytes = b""
     roots: tuple[str, ...] = ("intel",)
     pccs: str | None = None
     agent: Path | None = None
@@ -89,10 +93,19 @@ def any_address(text: str, *, emulated: bool) -> TcpAddress:
     return TcpAddress(bare, int(port))
 
 
-def authorisation(options: KmsOptions) -> AuthApi:
-    """Who decides (rule 2). Raises `MisuseError`."""
+@asynccontextmanager
+async def chain_auth(options: ChainOptions, contract: bytes) -> AsyncIterator[ChainAuth]:
+    """The authorisation by a chain, for as long as the context lasts. Raises `MisuseError`, `CollateralError`."""
+    async with await options.open() as reader:
+        yield ChainAuth(reader, contract, rpc_shown=reader.shown)
+
+
+async def authorisation(options: KmsOptions, stack: AsyncExitStack) -> AuthApi:
+    """Who decides (rule 2), closed with `stack`. Raises `MisuseError`, `CollateralError`."""
+    if options.chain is not None:
+        return await stack.enter_async_context(chain_auth(options.chain, options.kms_contract))
     if options.auth_url is not None:
-        return HttpAuth(options.auth_url)
+        return await stack.enter_async_context(HttpAuth(options.auth_url))
     if options.auth_file is not None:
         return FileAuth(options.auth_file)
     return MockAuth(options.policy or "", emulated=options.emulated)
@@ -109,9 +122,7 @@ async def open_kms(
     clock = SystemClock()
     roots = trusted_roots(options.roots, emulated=options.emulated)
     async with AsyncExitStack() as stack:
-        auth = authorisation(options)
-        if isinstance(auth, HttpAuth):
-            await stack.enter_async_context(auth)
+        auth = await authorisation(options, stack)
         pccs = await stack.enter_async_context(PccsClient(options.pccs or _usual_pccs(options)))
         sockets = []
         for text in (options.tcp, options.onboard_tcp):
@@ -186,7 +197,17 @@ async def _serving_or_stopped(server: KmsServer, stop: asyncio.Event) -> None:
 
 def run_file_auth(config: Path, *, tcp: str) -> None:
     """Serve the authorisation API of a file until SIGINT or SIGTERM. Raises `MisuseError`."""
-    _run_auth(FileAuth(config), any_address(tcp, emulated=False), f"authorization by {config}")
+    api = FileAuth(config)
+    _run_auth(lambda _: _at_once(api), any_address(tcp, emulated=False), f"authorization by {config}")
+
+
+def run_chain_auth(options: ChainOptions, contract: bytes, *, tcp: str) -> None:
+    """Serve the authorisation API of a chain until SIGINT or SIGTERM. Raises `MisuseError`, `CollateralError`."""
+
+    async def api(stack: AsyncExitStack) -> AuthApi:
+        return await stack.enter_async_context(chain_auth(options, contract))
+
+    _run_auth(api, any_address(tcp, emulated=False), f"authorization by contract 0x{contract.hex()}")
 
 
 def run_mock_auth(
@@ -194,7 +215,7 @@ def run_mock_auth(
 ) -> None:
     """Serve the mock authorisation API until SIGINT or SIGTERM. Raises `MisuseError` (rule 2)."""
     api = MockAuth(policy, emulated=emulated, devices=_hashes(devices), aggregated=_hashes(aggregated))
-    _run_auth(api, loopback_address(tcp), f"EMULATED authorization, policy {policy},")
+    _run_auth(lambda _: _at_once(api), loopback_address(tcp), f"EMULATED authorization, policy {policy},")
 
 
 def _hashes(texts: Sequence[str]) -> frozenset[bytes]:
@@ -205,14 +226,20 @@ def _hashes(texts: Sequence[str]) -> frozenset[bytes]:
         raise misuse(finding.code, finding.subject, expected=finding.expected) from None
 
 
-def _run_auth(api: AuthApi, address: TcpAddress, what: str) -> None:
+async def _at_once(api: AuthApi) -> AuthApi:
+    return api
+
+
+def _run_auth(opened: Callable[[AsyncExitStack], Awaitable[AuthApi]], address: TcpAddress, what: str) -> None:
     async def serve(stop: asyncio.Event) -> None:
-        port = bind_tcp(address)
-        listener = Listener(auth_app(api), [port], ident="Teehouse authorization")
-        await listener.start()
-        _say(f"{what} at {http_url(port)}")
-        await stop.wait()
-        await listener.stop()
+        async with AsyncExitStack() as stack:
+            api = await opened(stack)
+            port = bind_tcp(address)
+            listener = Listener(auth_app(api), [port], ident="Teehouse authorization")
+            await listener.start()
+            _say(f"{what} at {http_url(port)}")
+            await stop.wait()
+            await listener.stop()
 
     run_until_stopped(serve)
 

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from teehouse.guest.measurements import MeasurementLog
 from teehouse.guest.sockets import TcpAddress, bind_tcp
 from teehouse.keys.appkeys import KmsProvider
 from teehouse.kms.audit import AuditLog, Head, Who, read_records
+from teehouse.kms.auth_chain import ChainAuth
 from teehouse.kms.auth_file import FileAuth
 from teehouse.kms.auth_http import HttpAuth
 from teehouse.kms.auth_mock import MockAuth
@@ -38,6 +39,7 @@ from teehouse.kms.client.public import get_meta
 from teehouse.stack import kms_audit
 from teehouse.stack.addresses import http_url
 from teehouse.stack.agent_emulated import serve_emulated
+from teehouse.stack.chain_options import ChainOptions
 from teehouse.stack.compose import wrapped
 from teehouse.stack.installation import Installation, open_installation
 from teehouse.stack.kms_commands import auth_app, kms_app
@@ -47,6 +49,7 @@ from teehouse.tee_emulated.pccs import pccs_routes
 from teehouse.tee_emulated.td import EmulatedTd
 
 LOOPBACK = "127.0.0.1:0"
+ZERO = "0x" + "00" * 20
 
 
 def typed(app: Any, *arguments: object) -> Result:
@@ -197,6 +200,9 @@ def test_what_does_not_go_together_is_usage(app: Any, arguments: list[str]) -> N
         (["--backend", "mock", "--device", "x", "--emulated"], "option.hex"),
         (["--backend", "mock", "--emulated", "--tcp", "0.0.0.0:1"], "address.exposed"),
         (["--backend", "file", "--config", "x", "--tcp", "x"], "address.form"),
+        (["--backend", "chain", "--kms-contract", "0x12"], "chain.hex"),
+        (["--backend", "chain", "--kms-contract", ZERO, "--rpc-url", "ftp://x"], "chain.url"),
+        (["--backend", "chain", "--kms-contract", ZERO, "--chain-id", "1", "--quorum", "2"], "chain.quorum"),
     ],
 )
 def test_an_authorization_that_cannot_be(arguments: list[str], code: str) -> None:
@@ -205,14 +211,19 @@ def test_an_authorization_that_cannot_be(arguments: list[str], code: str) -> Non
     assert result.exception.finding.code == code
 
 
-def test_addresses_and_who_authorizes(tmp_path: Path) -> None:
+async def test_addresses_and_who_authorizes(tmp_path: Path) -> None:
     assert any_address("[::]:1", emulated=False) == TcpAddress("::", 1)
     with pytest.raises(MisuseError):
         any_address("[::]:1", emulated=True)
     options = KmsOptions(tmp_path, LOOPBACK, LOOPBACK)
-    assert isinstance(authorisation(replace(options, auth_url="http://x")), HttpAuth)
-    assert isinstance(authorisation(replace(options, auth_file=tmp_path)), FileAuth)
-    assert isinstance(authorisation(replace(options, policy="deny-all", emulated=True)), MockAuth)
+    async with AsyncExitStack() as stack:
+        for given, kind in (
+            ({"auth_url": "http://x"}, HttpAuth),
+            ({"auth_file": tmp_path}, FileAuth),
+            ({"policy": "deny-all", "emulated": True}, MockAuth),
+            ({"chain": ChainOptions(chain_id=1), "kms_contract": bytes(20)}, ChainAuth),
+        ):
+            assert isinstance(await authorisation(replace(options, **given), stack), kind)  # type: ignore[arg-type] - members of different kinds
     assert [root.name for root in trusted_roots(["intel"], emulated=False)] == ["intel"]
 
 
