@@ -129,6 +129,27 @@ def test_an_updated_app_may_have_its_keys_and_the_former_file_no_longer(teehouse
         until(lambda: gone(cloud, done.app_id))
 
 
+def test_an_app_is_moved_to_the_other_os_image(teehouse: Any) -> None:
+    with teehouse.cloud() as cloud:
+        images = {image["name"]: image for image in get(cloud, "/os-images?page_size=100")["items"]}
+        assert {name: image["is_dev"] for name, image in images.items()} == {
+            "teehouse-emulated-1": False,
+            "teehouse-emulated-dev-1": True,
+        }
+        done = cloud.deploy("moved-app", bash_app("exec sleep 1000"), poll=0.1, prefer_dev=True)
+        place = f"/cvms/{done.vm_uuid}"
+        assert get(cloud, place)["os"]["name"] == "teehouse-emulated-dev-1"
+        change = {"os_image_name": "teehouse-emulated-1"}
+        cloud.call(CloudCall("PATCH", f"{place}/os-image", Any, body=change))
+        until(lambda: not get(cloud, place)["in_progress"])
+        cvm = get(cloud, place)
+        assert (cvm["status"], cvm["os"]["name"]) == ("running", "teehouse-emulated-1")
+        config = json.loads(cloud.get_app_attestation(done.app_id).instances[0].vm_config or "{}")
+        assert config["os_image_hash"] == cvm["os"]["os_image_hash"]
+        cloud.call(CloudCall("DELETE", place, Any))
+        until(lambda: gone(cloud, done.app_id))
+
+
 def ends_cleanly(process: Process, folder: Path, number: int = signal.SIGTERM) -> None:
     assert process.stop(number) == 0
     output = process.output() + (folder / "t" / "cloud.log").read_text(encoding="utf-8")

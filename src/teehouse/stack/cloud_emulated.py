@@ -9,6 +9,7 @@ Rules:
 4. The log is in `cloud.log` of the folder; secrets are not in it.
 """
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -32,7 +33,7 @@ from teehouse.kms.client.public import get_meta
 from teehouse.node.api import Node
 from teehouse.stack.addresses import http_url, kept_port
 from teehouse.stack.agent_emulated import EMULATED_HEADER
-from teehouse.stack.auth_list import FileAuthorisations
+from teehouse.stack.auth_list import FileAuthorisations, allow
 from teehouse.stack.cloud_serving import CloudPlan, opened_database, serving_cloud, sqlite_database
 from teehouse.stack.installation import Installation
 from teehouse.stack.kms_emulated import ServedKms
@@ -110,6 +111,8 @@ async def _inventory(
     async with KmsConnection(kms.url, root=installation.kms_root_pem) as connection:
         meta = await get_meta(connection)
     info = await node.info()
+    for image in info.images:
+        await asyncio.to_thread(allow, kms.auth_file, os_image=image.os_image_hash)
     now = installation.clock.now()
     key_file = installation.directory / KEY_FILE
     key = _key(key_file)

@@ -1,5 +1,6 @@
 """A node of emulated machines on this host: driver, key source and runners put together."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from teehouse.stack.cvm_emulated import BUILD
 from teehouse.stack.driver_emulated import HOST_LABEL, EmulatedDriver
 from teehouse.stack.installation import Installation
 from teehouse.stack.node_pages import cvm_pages
+from teehouse.tee_emulated.image import DEFAULT_NAME
 from teehouse.wire.app_compose import AppCompose
 
 # An emulated CVM takes nothing of what it asks for: the capacity is what a small TDX host would have.
@@ -43,18 +45,19 @@ def emulated_node(
     *,
     name: str = "emulated",
     label: str = HOST_LABEL,
+    images: Sequence[str] = (DEFAULT_NAME,),
     unsafe_expose: bool = False,
     patience: Patience = DEFAULT_PATIENCE,
 ) -> LocalNode:
     """The node of an installation, not yet opened; its state is in `state/node`.
 
-    `label` names the emulated host, and so its device id.
+    `label` names the emulated host, and so its device id; the first of `images` is booted when nobody names one.
     """
     return LocalNode(
         installation.state / "node",
         NodeSettings(name=name, capacity=CAPACITY, sockets=_socket_root(installation)),
         BootParts(
-            driver=EmulatedDriver(installation.pki, label=label, unsafe_expose=unsafe_expose),
+            driver=EmulatedDriver(installation.pki, label=label, images=images, unsafe_expose=unsafe_expose),
             key_source=KmsKeySource(installation.clock, patience=patience),
             clock=installation.clock,
             kms_urls=kms_urls,

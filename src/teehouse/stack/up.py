@@ -34,8 +34,10 @@ from teehouse.stack.sample import WORKLOAD
 from teehouse.stack.sample_cvm import STOP_SECONDS, SampleCvm, port_is_lost, start_sample
 from teehouse.stack.screen import show_ready, show_refused
 from teehouse.stack.serving import end_start, run_until_stopped
+from teehouse.tee_emulated.image import DEFAULT_NAME, DEV_NAME
 
 READY = "ready.json"
+IMAGES = (DEFAULT_NAME, DEV_NAME)  # two, so that apps can be moved from one to the other
 
 
 def run_up(directory: Path, *, port: int, seed: bytes | None) -> None:
@@ -47,7 +49,7 @@ def run_up(directory: Path, *, port: int, seed: bytes | None) -> None:
         async with (
             serve_emulated(installation, load_compose(None), TcpAddress(LOOPBACK, port)) as served,
             serve_kms(installation) as kms,
-            emulated_node(installation, (kms.url,)) as node,
+            emulated_node(installation, (kms.url,), images=IMAGES) as node,
         ):
             ready.unlink(missing_ok=True)
             verdict = await first_quote(installation)

@@ -22,6 +22,7 @@ from teehouse.base.hashes import sha256, sha384
 from teehouse.tee.platform import BootEvent
 
 DEFAULT_NAME = "teehouse-emulated-1"
+DEV_NAME = "teehouse-emulated-dev-1"  # clients know development images by `-dev-` (cloud-api.md 15)
 CPU_LIMIT = 4096
 _QEMU_VERSION = "9.1.0"
 _COMMAND_LINE = "console=ttyS0 panic=1 teehouse.emulated=1 initrd=initrd"
