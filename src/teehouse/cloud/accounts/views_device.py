@@ -25,7 +25,7 @@ from teehouse.cloud.errors import CloudError
 from teehouse.cloud.http.dependencies import Parts, Reading, Writing
 from teehouse.cloud.http.docs_page import HEADERS, STYLE
 from teehouse.wire.cloud.accounts import DeviceCodeBody, DeviceCodeRequest, DeviceToken, DeviceTokenRequest
-from teehouse.wire.cloud.problems import OAuthProblem
+from teehouse.wire.cloud.problems import OAuthProblem, Problem, SimpleProblem
 
 COOKIE: Final = "teehouse_session"
 FORM_LIMIT: Final = 4096  # bytes
@@ -43,7 +43,7 @@ _template = Environment(
     loader=PackageLoader("teehouse.cloud.accounts"), autoescape=select_autoescape()
 ).get_template("device.html")
 _OAUTH: Final[dict[int | str, dict[str, Any]]] = {
-    400: {"model": OAuthProblem, "description": "Not yet, not any more, or never"}
+    400: {"model": OAuthProblem | Problem | SimpleProblem, "description": "Not yet, not any more, or never"}
 }
 
 

@@ -15,6 +15,7 @@ from teehouse.cloud.cvms.operations import Author
 from teehouse.cloud.cvms.request import PresentedDetail
 from teehouse.cloud.errors import CloudError, ErrorCode
 from teehouse.cloud.http.answers import JsonAnswer
+from teehouse.cloud.http.faults import REGISTRATION
 from teehouse.cloud.inventory.presenters import present_kms
 from teehouse.wire.cloud.cvms import CvmDetailV1
 from teehouse.wire.cloud.lifecycle import (
@@ -38,7 +39,7 @@ _COMPOSE: Final = (
     "public_sysinfo",
     "public_tcbinfo",
 )
-_CHANGED: dict[int | str, dict[str, Any]] = {200: {"model": Changed}}
+_CHANGED: dict[int | str, dict[str, Any]] = {200: {"model": Changed}, **REGISTRATION}
 _TEXT_BODY: dict[str, Any] = {"requestBody": {"content": {"text/plain": {"schema": {"type": "string"}}}}}
 
 
@@ -86,7 +87,7 @@ async def update_cvm_resources(
     return JsonAnswer(changed_answer(await change_cvm(life, author, cvm_id, change)))
 
 
-@router.patch("/cvms/{cvm_id}/visibility", responses={200: {"model": CvmDetailV1}})
+@router.patch("/cvms/{cvm_id}/visibility", responses={200: {"model": CvmDetailV1}, **REGISTRATION})
 async def update_cvm_visibility(
     cvm_id: CvmPath, request: VisibilityRequest, life: Life, author: By, how: PresentedDetail
 ) -> Response:

@@ -13,6 +13,7 @@ from teehouse.cloud.cvms.operations import Author
 from teehouse.cloud.cvms.replicas import Copy
 from teehouse.cloud.cvms.request import Presented
 from teehouse.cloud.http.answers import JsonAnswer
+from teehouse.cloud.http.faults import REGISTRATION
 from teehouse.cloud.revisions.models import OperationType
 from teehouse.wire.cloud.lifecycle import (
     CommitRequest,
@@ -26,6 +27,7 @@ from teehouse.wire.cloud.lifecycle import (
 
 router = APIRouter(tags=["cvms"])
 _ACTION: dict[int | str, dict[str, Any]] = {200: {"description": "The CVM (cloud-api.md 12.6)"}}
+_REGISTERED = {**_ACTION, **REGISTRATION}
 
 
 @router.post("/cvms/provision", responses={200: {"model": ProvisionAnswer}})
@@ -34,7 +36,7 @@ async def provision_cvm(request: ProvisionRequest, life: Life, author: By) -> Re
     return JsonAnswer(present_provision(await provisioning.provision(life, author, request)))
 
 
-@router.post("/cvms", responses=_ACTION)
+@router.post("/cvms", responses=_REGISTERED)
 async def commit_cvm_provision(request: CommitRequest, life: Life, author: By, how: Presented) -> Response:
     """Make the CVM that was provisioned, once."""
     done = await committing.commit(life, author, request)
@@ -76,7 +78,7 @@ async def delete_cvm(cvm_id: CvmPath, life: Life, author: By) -> Response:
     return JsonAnswer({"status": "deleting", "correlation_id": acted.correlation_id})
 
 
-@router.post("/cvms/{cvm_id}/replicas", responses=_ACTION)
+@router.post("/cvms/{cvm_id}/replicas", responses=_REGISTERED)
 async def replicate_cvm(
     cvm_id: CvmPath,
     life: Life,
@@ -99,7 +101,7 @@ async def replicate_cvm(
     return await _action(life, copied.cvm_id, how)
 
 
-@router.post("/cvms/{cvm_id}/commit-replica", responses=_ACTION)
+@router.post("/cvms/{cvm_id}/commit-replica", responses=_REGISTERED)
 async def commit_cvm_replica(
     cvm_id: CvmPath, request: CommitTokenRequest, life: Life, author: By, how: Presented
 ) -> Response:
@@ -108,7 +110,7 @@ async def commit_cvm_replica(
     return await _action(life, copied.cvm_id, how)
 
 
-@router.post("/apps/{app_id}/instances", responses=_ACTION)
+@router.post("/apps/{app_id}/instances", responses=_REGISTERED)
 async def create_app_instance(
     app_id: AppPath,
     life: Life,

@@ -19,6 +19,7 @@ from teehouse.cloud.cvms.request import Presented
 from teehouse.cloud.errors import CloudError, Detail, ErrorCode
 from teehouse.cloud.http.answers import JsonAnswer
 from teehouse.cloud.http.dependencies import Version
+from teehouse.cloud.http.faults import REGISTRATION
 from teehouse.cloud.ids import is_cvm_name
 from teehouse.wire.cloud.base import Body
 from teehouse.wire.cloud.lifecycle import (
@@ -102,7 +103,7 @@ async def pubkey_from_cvm_configuration(request: CvmConfiguration, life: Life, a
     )
 
 
-@router.post("/cvms/from_cvm_configuration")
+@router.post("/cvms/from_cvm_configuration", responses=REGISTRATION)
 async def create_from_cvm_configuration(
     request: CvmConfiguration, life: Life, author: By, how: Presented
 ) -> Response:
@@ -117,7 +118,7 @@ async def create_from_cvm_configuration(
         return JsonAnswer(await action_answer(session, done.cvm_id, how))
 
 
-@router.put("/cvms/app_{app_id}/compose")
+@router.put("/cvms/app_{app_id}/compose", responses=REGISTRATION)
 async def upgrade_compose(app_id: AppPath, request: ComposeUpdate, life: Life, author: By) -> Response:
     """Replace the Docker Compose file of an app's only CVM, and its environment where one is sent."""
     text = request.compose_manifest.get("docker_compose_file")

@@ -26,7 +26,7 @@ Count = Annotated[int | None, Query(ge=0, le=LINES_LIMIT)]
 
 
 @public_router.get(
-    "/cvms/{vm_uuid}/serial-log", response_class=PlainTextResponse, responses={200: {"model": str}}
+    "/cvms/{vm_uuid}/serial-log", response_class=Response, responses={200: {"content": {"text/plain": {}}}}
 )
 async def get_cvm_serial_log(
     vm_uuid: Annotated[str, Path(pattern="^[0-9a-f]{32}$")],

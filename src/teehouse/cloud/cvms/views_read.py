@@ -104,14 +104,22 @@ async def get_cvm_compose_file(cvm_id: str, session: Reading, caller: Signed) ->
     return JsonAnswer(parse_compose(compose))
 
 
-@router.get("/cvms/{cvm_id}/docker-compose.yml", responses={200: {"content": {"text/yaml": {}}}})
+@router.get(
+    "/cvms/{cvm_id}/docker-compose.yml",
+    response_class=Response,
+    responses={200: {"content": {"text/yaml": {}}}},
+)
 async def get_cvm_docker_compose(cvm_id: str, session: Reading, caller: Signed) -> Response:
     """The Docker Compose file within it."""
     _, compose = await get_cvm_with_compose(session, caller.workspace_id, cvm_id)
     return text_answer(text_member(compose, "docker_compose_file"), "text/yaml")
 
 
-@router.get("/cvms/{cvm_id}/pre-launch-script", responses={200: {"content": {"text/plain": {}}}})
+@router.get(
+    "/cvms/{cvm_id}/pre-launch-script",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {}}}},
+)
 async def get_cvm_pre_launch_script(cvm_id: str, session: Reading, caller: Signed) -> Response:
     """The script that runs before the app; empty for none."""
     _, compose = await get_cvm_with_compose(session, caller.workspace_id, cvm_id)

@@ -19,7 +19,7 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
         "model": CvmState,
         "description": "The state; with `target`, a stream of events",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {}},
     }
 }
 

@@ -53,6 +53,17 @@ PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
 }
 
 
+REGISTRATION: Final[dict[int | str, dict[str, Any]]] = {
+    status: {"model": Problem, "description": text}
+    for status, text in (
+        (465, "The compose hash has to be registered on chain first; what the client needs is in `details`"),
+        (466, "The commit token or compose hash is unknown, used, superseded or too old"),
+        (467, "The transaction does not prove the registration"),
+        (468, "The app's contract does not allow the compose hash"),
+    )
+}  # what routes that change app-compose files answer besides (cloud-api.md 3.1)
+
+
 def register(app: FastAPI) -> None:
     """Let `app` answer with these."""
     app.add_exception_handler(CloudError, _refused)
