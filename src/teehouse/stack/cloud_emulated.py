@@ -1,8 +1,8 @@
-"""The control plane of an emulated installation: one process, SQLite in its folder, its own KMS and node.
+"""The control plane of an emulated installation: one process, its own database, KMS and node.
 
 Rules:
 
-1. It serves loopback alone, on the port of the last time where that is free.
+1. Its database is a SQLite file in the folder, or the one that `TEEHOUSE_DATABASE_URL` names. It serves loopback alone, on the port of the last time where that is free.
 2. The first user, workspace and key are made once. The key is in `api_key` of the folder, readable by its owner
    alone, and written there before the database knows it: a crash between the two loses nothing.
 3. What the control plane starts, the installation's KMS may give keys to (`auth_list`).
@@ -11,6 +11,7 @@ Rules:
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -42,6 +43,7 @@ from teehouse.stack.log_file import LogFile
 KEY_FILE = "api_key"
 PORT_FILE = "api-port"
 DATABASE = "cloud.sqlite"
+DATABASE_VARIABLE = "TEEHOUSE_DATABASE_URL"
 LOG = "cloud.log"
 KMS_SLUG = "phala"  # what clients call the off-chain KMS (cloud-api.md 10.2)
 REGION = "local"
@@ -69,7 +71,8 @@ async def serve_cloud(installation: Installation, kms: ServedKms, node: Node) ->
     Raises `TeehouseError`; `MisuseError` when the folder or the database cannot be used.
     """
     try:
-        database_url = sqlite_database(installation.state / "cloud" / DATABASE)
+        given = os.environ.get(DATABASE_VARIABLE)
+        database_url = given or sqlite_database(installation.state / "cloud" / DATABASE)
         log = LogFile(installation.directory / LOG)
         listening = kept_port(installation.state / PORT_FILE)
     except OSError as error:

@@ -7,11 +7,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from sqlalchemy import update
 
+from support import postgres
 from support.emulated import SEED
 from support.node_memory import MemoryNode
 from teehouse.base.clock import SystemClock
@@ -22,7 +24,7 @@ from teehouse.cloud.cvms.compose import new_compose
 from teehouse.cloud.db.engine import open_database, sqlite_url
 from teehouse.stack.addresses import kept_port
 from teehouse.stack.auth_list import FileAuthorisations, allow
-from teehouse.stack.cloud_emulated import KEY_FILE, ServedCloud, serve_cloud
+from teehouse.stack.cloud_emulated import DATABASE_VARIABLE, KEY_FILE, ServedCloud, serve_cloud
 from teehouse.stack.installation import Installation, open_installation
 from teehouse.stack.kms_emulated import ServedKms, serve_kms
 from teehouse.stack.log_file import LogFile
@@ -180,6 +182,23 @@ async def test_the_first_key_is_made_once_and_kept_in_a_file(tmp_path: Path) -> 
     for path in (tmp_path / "cloud.log", *(tmp_path / "state" / "cloud").iterdir()):
         assert path.stat().st_mode & 0o777 == 0o600, path
     assert "phak_" not in (tmp_path / "cloud.log").read_text()
+
+
+async def test_another_database_is_named_by_the_environment(tmp_path: Path, monkeypatch: Any) -> None:
+    postgres.require()
+    monkeypatch.setenv(DATABASE_VARIABLE, postgres.shared_cluster().new_database())
+    async with alone(tmp_path) as made:
+        keys = set()
+        for _ in range(2):
+            async with (
+                serve_cloud(made.installation, made.kms, made.node) as cloud,
+                httpx.AsyncClient() as http,
+            ):
+                answer = await http.get(f"{cloud.api_url}/apps", headers={"X-API-Key": cloud.api_key})
+                assert (answer.status_code, answer.json()["total"]) == (200, 0)
+                keys.add(cloud.api_key)
+        assert len(keys) == 1
+    assert not (tmp_path / "state" / "cloud").exists()
 
 
 async def test_a_folder_that_cannot_be_used_is_told(tmp_path: Path) -> None:
