@@ -13,6 +13,7 @@ I4. An app in a path is 40 hex in any case, with `0x` or `app_` before it or not
 I5. A CVM's name has 5 to 63 characters: first a letter, then letters, digits and single hyphens, last no hyphen.
 """
 
+import functools
 import hashlib
 import re
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from typing import Final
 ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 DIGITS: Final = 8  # of an opaque id
 CAPACITY: Final = 62**DIGITS  # numbers that an opaque id can stand for
+ENCODED: Final = 4096  # ids that are kept: lists name the same workspace, user and KMS in every row
 NAME_LEAST: Final = 5
 NAME_MOST: Final = 63
 
@@ -53,6 +55,7 @@ class Kind(StrEnum):
     DELIVERY = "whd"
 
 
+@functools.lru_cache(ENCODED)
 def encode(kind: Kind, number: int) -> str:
     """The opaque id of record `number` (I1). Raises ValueError for a number that no record has."""
     if not 0 <= number < CAPACITY:

@@ -13,6 +13,7 @@ Rules:
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, Final, Protocol
 
 from teehouse.cloud.cvms.models import CvmStatus
@@ -166,6 +167,7 @@ def public_urls(cvm: CvmRecord) -> list[Json]:
     ]
 
 
+@lru_cache(64)
 def money(amount: Decimal) -> str:
     """Decimal text without trailing zeros: `0.058`."""
     return format(amount.normalize(), "f")

@@ -12,10 +12,10 @@ Rules:
 import json
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from sqlalchemy import ColumnElement, Select, and_, select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -164,9 +164,8 @@ class OperationRecord:
     started_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class CvmRow:
-    """A CVM's row; MB of memory, GB of disk."""
+class CvmRow(NamedTuple):
+    """A CVM's row; MB of memory, GB of disk. A tuple, as is `CvmRecord`: a page may have thousands."""
 
     id: int
     vm_uuid: str
@@ -208,8 +207,7 @@ class CvmRow:
         return uuid_text(self.vm_uuid)
 
 
-@dataclass(frozen=True, slots=True)
-class CvmRecord:
+class CvmRecord(NamedTuple):
     """A CVM with all it refers to. `rate` is its instance type's listed price per hour."""
 
     row: CvmRow
@@ -227,7 +225,8 @@ class CvmRecord:
 
 def columns_of(record: type[Any], model: type[Base]) -> list[InstrumentedAttribute[Any]]:
     """The columns of `model` that `record` has as fields, in its order."""
-    return [getattr(model, field.name) for field in fields(record)]
+    names = [field.name for field in fields(record)] if is_dataclass(record) else record._fields
+    return [getattr(model, name) for name in names]
 
 
 _CVM = columns_of(CvmRow, Cvm)
@@ -263,7 +262,7 @@ async def load_cvms(
         statement = statement.limit(limit).offset(offset)
     found: list[tuple[CvmRow, OperationRecord | None]] = []
     for values in (await session.execute(statement)).all():
-        row, rest = CvmRow(*values[: len(_CVM)]), values[len(_CVM) :]
+        row, rest = CvmRow._make(values[: len(_CVM)]), values[len(_CVM) :]
         found.append((row, None if rest[0] is None else OperationRecord(*rest)))
     rows = [row for row, _ in found]
     if not rows:

@@ -50,18 +50,22 @@ class SignedLogLinks:
     """Links to boot logs (rule 1), good from `now` on."""
 
     def __init__(self, settings: CloudSettings, now: datetime) -> None:
-        self._settings = settings
+        self._key = derived_key(settings, _PURPOSE)  # once: a list has a link for each CVM
+        self._start = f"{settings.api_url}/cvms/"
         self._until = int(now.timestamp()) + LINK_SECONDS
 
     def serial(self, vm_uuid: str) -> str:
-        token = link_token(self._settings, vm_uuid, self._until)
-        return f"{self._settings.api_url}/cvms/{vm_uuid}/serial-log?until_time={self._until}&token={token}"
+        token = _token(self._key, vm_uuid, self._until)
+        return f"{self._start}{vm_uuid}/serial-log?until_time={self._until}&token={token}"
 
 
 def link_token(settings: CloudSettings, vm_uuid: str, until: int) -> str:
     """64 hex digits for a CVM's UUID (32 hex digits) and the last second that they are good for."""
-    key = derived_key(settings, _PURPOSE)
-    return hmac.new(key, f"{vm_uuid}.{until}".encode(), "sha256").hexdigest()
+    return _token(derived_key(settings, _PURPOSE), vm_uuid, until)
+
+
+def _token(key: bytes, vm_uuid: str, until: int) -> str:
+    return hmac.digest(key, f"{vm_uuid}.{until}".encode(), "sha256").hex()
 
 
 def check_link(settings: CloudSettings, vm_uuid: str, until: int, token: str, now: datetime) -> None:

@@ -12,6 +12,7 @@ Rules:
    statements does not grow with the rows.
 """
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -48,14 +49,21 @@ class UtcDateTime(TypeDecorator[datetime]):
         value = value.astimezone(UTC)
         return value if dialect.name == "postgresql" else value.replace(tzinfo=None)
 
-    def process_result_value(
+    def result_processor(
         self,
-        value: datetime | None,
-        dialect: Dialect,  # noqa: ARG002 - SQLAlchemy passes it by name or position
-    ) -> datetime | None:
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        dialect: Dialect,
+        coltype: object,  # noqa: ARG002 - SQLAlchemy passes it by name or position
+    ) -> Callable[[Any], datetime | None]:
+        """In one step from what the driver gives: a page may have thousands of instants."""
+        return _from_postgresql if dialect.name == "postgresql" else _from_sqlite
+
+
+def _from_postgresql(value: datetime | None) -> datetime | None:
+    return None if value is None else value.astimezone(UTC)
+
+
+def _from_sqlite(value: str | None) -> datetime | None:
+    return None if value is None else datetime.fromisoformat(value).replace(tzinfo=UTC)
 
 
 def hex_text(digits: int) -> String:

@@ -21,7 +21,9 @@ class Body(BaseModel):
 
 def time_text(value: datetime) -> str:
     """The instant as bodies have it: `2026-03-19T10:30:00Z`, with microseconds where there are any."""
-    return value.astimezone(UTC).replace(tzinfo=None).isoformat() + "Z"
+    if value.tzinfo is not UTC:
+        value = value.astimezone(UTC)
+    return value.isoformat()[:-6] + "Z"  # without +00:00
 
 
 def uuid_text(digits: str) -> str:
