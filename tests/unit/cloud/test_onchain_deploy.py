@@ -26,7 +26,9 @@ from support.cloud_onchain_support import (
     OnChain,
     details,
     on_chain,
+    registered,
 )
+from teehouse.base.findings import MisuseError
 from teehouse.base.hashes import keccak256
 from teehouse.cloud.allowlists.chain_gate import ChainGate
 from teehouse.cloud.allowlists.onchain import OnchainContracts
@@ -290,3 +292,10 @@ async def test_registering_the_kms_again_brings_it_up_to_date(one: OnChain) -> N
     }  # fmt: skip
     listed = (await one.call("GET", "/kms", V2, params={"is_onchain": "true"})).json()
     assert listed["items"] == [shown]
+
+
+async def test_a_kms_contract_without_address_is_refused(one: OnChain) -> None:
+    async with one.cloud.database.write() as session:
+        with pytest.raises(MisuseError) as caught:
+            await registered(session, replace(META, kms_contract_address="0x1234"))
+    assert caught.value.finding.code == "cloud.kms-contract"

@@ -29,9 +29,10 @@ from teehouse.chain.reader import Call
 from teehouse.cloud.allowlists import block_cache
 from teehouse.cloud.allowlists.block_cache import BlockCache
 from teehouse.cloud.allowlists.chain_gate import ChainGate
-from teehouse.cloud.allowlists.gate import GatedApp, OffChainGate
+from teehouse.cloud.allowlists.gate import GatedApp, OffChainGate, OnchainStatus
 from teehouse.cloud.allowlists.onchain import OnchainContracts
 from teehouse.cloud.allowlists.services import ContractState, KmsContractState, Question
+from teehouse.cloud.errors import CloudError, ErrorCode
 from teehouse.cloud.ids import Kind, encode
 from teehouse.wire.cloud.allowlists import CvmsAllowed, DeviceAllowlist, IsAllowed
 from teehouse.wire.cloud.kms import OnChainKms
@@ -336,3 +337,36 @@ async def test_contracts_of_several_chains() -> None:
     await contracts.aclose()
     assert base.closed
     assert ethereum.closed
+
+
+# The gate itself
+
+
+async def test_the_gate_without_device_and_without_kms() -> None:
+    chain = ScriptedChain()
+    chain.apps["ab" * 20] = Contract({"11" * 32}, any_device=True)
+    gate = ChainGate(OnchainContracts({CHAIN: chain}), patience=0)
+    app = GatedApp("ab" * 20, "base", CHAIN, "0x" + "ab" * 20)
+    assert await gate.status(app, "11" * 32, None) == OnchainStatus(True, True)
+    chain.change()
+    chain.apps["ab" * 20].any_device = False
+    assert await gate.status(app, "11" * 32, None) == OnchainStatus(True, False)
+    with pytest.raises(CloudError) as caught:
+        await gate.check_transaction(app, "11" * 32, "no hash")
+    assert caught.value.code is ErrorCode.TX_VERIFICATION_FAILED
+
+
+async def test_a_transaction_is_waited_for() -> None:
+    chain = ScriptedChain()
+    gate = ChainGate(OnchainContracts({CHAIN: chain}), patience=10, pause=0.01)
+    app = GatedApp("ab" * 20, "base", CHAIN, "0x" + "ab" * 20)
+    sent = chain.add_compose_hash("ab" * 20, "11" * 32)
+    receipts, chain.receipts = chain.receipts, {}
+    chain.confirmed = chain.number - 1
+    waiting = asyncio.ensure_future(gate.check_transaction(app, "11" * 32, sent))
+    await asyncio.sleep(0.05)
+    chain.receipts = receipts  # the endpoint has it now, in a block that is not confirmed
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    chain.confirmed = None
+    await asyncio.wait_for(waiting, 5)
