@@ -71,6 +71,7 @@ def test_the_sample_is_an_app_of_the_api(teehouse: Any) -> None:
         assert (cvm.vm_uuid, cvm.instance_id, cvm.compose_hash, cvm.status) == (
             ready["vm_uuid"], ready["instance_id"], ready["compose_hash"], "running",
         )  # fmt: skip
+        assert cvm.app_url == ready["agent_url"]
         assert cvm.workspace is not None
         assert cvm.workspace.slug == ready["workspace"]
         assert cvm.os is not None

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 from pydantic import TypeAdapter
+from sqlalchemy import update
 
 from support.cloud_read_support import (
     COMPOSE,
@@ -32,9 +33,11 @@ from support.cloud_read_support import (
 )
 from teehouse.base.exposition import exposition
 from teehouse.base.findings import unavailable
+from teehouse.cloud.cvms.models import Cvm
 from teehouse.cloud.cvms.sysinfo import read_sysinfo
 from teehouse.cloud.ids import Kind, encode
 from teehouse.cloud.inventory.models import InstanceType
+from teehouse.cloud.nodes.models import Node as NodeRow
 from teehouse.guest.hostinfo import Disk, HostFigures
 from teehouse.guest.metrics import host_metrics
 from teehouse.node.api import CvmEndpoints, CvmPhase, CvmState, Node
@@ -288,6 +291,26 @@ def test_half_a_machine_is_none(spoiled: str) -> None:
     text = exposition(host_metrics(FIGURES))
     assert read_sysinfo(text) == SYSINFO
     assert read_sysinfo("\n".join(line for line in text.splitlines() if not line.startswith(spoiled))) is None
+
+
+@pytest.mark.parametrize(
+    ("place", "shown"),
+    [
+        ({"gateway_domain": None, "url": None}, "http://127.0.0.1:8090"),
+        ({"gateway_domain": None, "url": "https://node.example.org"}, None),
+        ({"gateway_domain": "g.example.org", "url": None}, f"https://{app_id_of(1)}-8090.g.example.org"),
+    ],
+)
+async def test_the_agents_pages_are_shown_where_they_are(
+    cloud: World, place: dict[str, Any], shown: str | None
+) -> None:
+    await cloud.deploy(1)
+    async with cloud.database.write() as session:
+        await session.execute(update(NodeRow).where(NodeRow.id == 1).values(place))
+        await session.execute(update(Cvm).where(Cvm.id == 1).values(agent_url="http://127.0.0.1:8090"))
+    assert (await cloud.get("/cvms/cvm-1", V4)).json()["app_url"] == shown
+    detail = (await cloud.get("/cvms/cvm-1", V1)).json()
+    assert detail["dapp_dashboard_url"] == (None if shown is None else f"{shown}/")
 
 
 async def test_network(cloud: World, seen: Seen) -> None:

@@ -54,12 +54,22 @@ async def test_while_it_works_nodes_are_followed_and_repaired(tmp_path: Path) ->
             row = await life.cvm(done.cvm_id)
             return (state.phase, state.boot_count, row.status) == (CvmPhase.RUNNING, boots, "running")
 
+        assert (await life.cvm(done.cvm_id)).agent_url == "http://127.0.0.1:1"
         await life.node.stop(uuid)  # while nobody looked
         async with serving.working(parts(life)):
             await until(lambda: stands(2))
             assert life.node.readers
         assert not life.node.readers
         assert life.workflows._tasks == {}
+
+
+async def test_a_cvm_that_is_stopped_shows_no_pages(tmp_path: Path) -> None:
+    async with living(tmp_path) as life:
+        done = await life.deploy()
+        await act(life.life, life.author, "my-app", OperationType.STOP)
+        await life.idle()
+        cvm = await life.cvm(done.cvm_id)
+        assert (cvm.status, cvm.agent_url) == ("stopped", None)
 
 
 async def test_without_a_life_cycle_nothing_is_done(tmp_path: Path) -> None:

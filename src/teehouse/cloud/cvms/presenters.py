@@ -8,6 +8,8 @@ Rules:
 3. Answers are plain objects of JSON members. Their schemas are in `teehouse.wire.cloud`; lists are not validated
    against them again when they are sent.
 4. Prices are what is listed; nothing is charged.
+5. The agent's pages are shown behind the gateway; without one they are shown where they are, for a node in this
+   process alone: what another host calls its loopback leads nowhere.
 """
 
 from dataclasses import dataclass
@@ -400,13 +402,18 @@ def _instance(cvm: CvmRecord) -> str:
 
 
 def _agent_url(cvm: CvmRecord) -> str | None:
+    """Rule 5."""
+    if cvm.node is None:
+        return None
+    if cvm.node.gateway_domain is None:
+        return cvm.row.agent_url if cvm.node.url is None else None
     domain = _domain(cvm)
     return None if domain is None else _url(cvm.app.app_id, AGENT_PORT, domain)
 
 
 def _dashboard(cvm: CvmRecord) -> str | None:
     url = _agent_url(cvm)
-    return None if url is None else f"{url}/"
+    return None if url is None else f"{url.rstrip('/')}/"
 
 
 def _url(name: str, port: int, domain: str) -> str:

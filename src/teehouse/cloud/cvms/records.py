@@ -126,6 +126,7 @@ class NodeRecord:
     device_id: str | None
     ppid: str | None
     gateway_domain: str | None
+    url: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +195,7 @@ class CvmRow(NamedTuple):
     boot_progress: str | None
     boot_error: str | None
     shutdown_progress: str | None
+    agent_url: str | None
     correlation_id: str | None
     started_at: datetime | None
     exited_at: datetime | None

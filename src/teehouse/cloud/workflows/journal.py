@@ -229,12 +229,18 @@ class Journal:
 def seen(state: CvmState | None) -> dict[str, Any]:
     """What a CVM's row says of it, once the node's state is taken over; no state means that it is unknown there."""
     if state is None:
-        return {"status": CvmStatus.STOPPED, "boot_progress": None, "shutdown_progress": None}
+        return {
+            "status": CvmStatus.STOPPED,
+            "boot_progress": None,
+            "shutdown_progress": None,
+            "agent_url": None,
+        }
     values: dict[str, Any] = {
         "status": _STATUS[state.phase],
         "boot_progress": "done" if state.phase is CvmPhase.RUNNING else None,
         "boot_error": state.error.sentence() if state.error and state.phase is CvmPhase.ERROR else None,
         "shutdown_progress": None,
+        "agent_url": state.endpoints.pages_url if state.endpoints is not None else None,
     }
     if state.instance_id:
         values["instance_id"] = state.instance_id.hex()
