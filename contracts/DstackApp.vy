@@ -85,9 +85,8 @@ def initialize(
 def __default__():
     """
     @notice `initialize` without `requireTcbUpToDate`, which is false then. Nothing else is answered.
-    @dev Vyper has no overloads, so the second one is told by its selector here.
+    @dev Vyper has no overloads, so the second one is told by its selector here. `slice` reverts on shorter calldata.
     """
-    assert len(msg.data) >= 164
     assert slice(msg.data, 0, 4) == method_id("initialize(address,bool,bool,bytes32,bytes32)")
     owner: address = empty(address)
     disable_upgrades: bool = False

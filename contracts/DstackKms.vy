@@ -201,9 +201,8 @@ def deployAndRegisterApp(
 def __default__() -> Bytes[32]:
     """
     @notice `deployAndRegisterApp` without `requireTcbUpToDate`, which is false then. Nothing else is answered.
-    @dev Vyper has no overloads, so the second one is told by its selector here.
+    @dev Vyper has no overloads, so the second one is told by its selector here. `slice` reverts on shorter calldata.
     """
-    assert len(msg.data) >= 164
     assert slice(msg.data, 0, 4) == method_id("deployAndRegisterApp(address,bool,bool,bytes32,bytes32)")
     owner: address = empty(address)
     disable_upgrades: bool = False

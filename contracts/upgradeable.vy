@@ -141,7 +141,8 @@ def _word(account: address) -> bytes32:
 @internal
 @view
 def _check_proxy():
-    if self == THIS or erc1967.implementation != THIS:
+    # False of the implementation itself too: its own slot stays empty.
+    if erc1967.implementation != THIS:
         raw_revert(method_id("UUPSUnauthorizedCallContext()"))
 
 
