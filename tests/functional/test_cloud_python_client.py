@@ -31,7 +31,11 @@ from support.phala_cloud_support import (  # noqa: E402
 )
 
 EVERY = 73  # calls; the client's life cycle and two helpers that its own package lacks are none
-BASH = {"runner": "bash", "bash_script": "echo up\nexec sleep 3600\n", "docker_compose_file": YAML}
+BASH = {
+    "runner": "bash",
+    "bash_script": "echo greeted $GREETING\nexec sleep 3600\n",
+    "docker_compose_file": YAML,
+}
 
 
 def place_of(teehouse: Any) -> Place:
@@ -41,6 +45,7 @@ def place_of(teehouse: Any) -> Place:
         workspace=teehouse.ready["workspace"],
         kms="phala",
         boots=BASH,
+        greets=True,
     )
 
 

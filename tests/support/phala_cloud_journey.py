@@ -4,16 +4,33 @@ Where 2.2 makes a call impossible for the client, the call still does what it is
 the API itself.
 """
 
+import asyncio
 from typing import Any
 
-from support.phala_cloud_support import SCRIPT, V1, V2, V3, V4, YAML, Journey, compose_hash, members, ssh_key
+import httpx
+from dstack_sdk import EnvVar
+from phala_cloud import encrypt_env_vars
 
-BOX = "ab" * 80
+from support.phala_cloud_support import (
+    POLL_SECONDS,
+    SCRIPT,
+    V1,
+    V2,
+    V4,
+    WAIT_SECONDS,
+    YAML,
+    Journey,
+    compose_hash,
+    members,
+    ssh_key,
+)
+
 CHANGES = [
     "create",
     "restart",
     "update_compose",
     "update_pre_launch_script",
+    "update_env",
     "update_visibility",
     "update_resources",
     "update",  # visibility and a setting together
@@ -108,13 +125,14 @@ async def deploy(on: Journey) -> dict[str, Any]:
         "compose_file": {**on.place.boots, "pre_launch_script": SCRIPT, "public_tcbinfo": True},
         "kms": "PHALA",
         "instance_type": "tdx.small",
-        "env_keys": [],
+        "env_keys": ["GREETING"],
     }
     found = await on.call("provision_cvm", body)
     key = await on.call("get_app_env_encrypt_pub_key", {"kms": on.place.kms, "app_id": found.app_id})
     assert key.public_key == found.app_env_encrypt_pubkey
     assert len(bytes.fromhex(key.signature)) == 65
-    commit = {"app_id": found.app_id, "compose_hash": found.compose_hash}
+    sealed = await encrypt_env_vars([EnvVar("GREETING", on.name)], key.public_key)
+    commit = {"app_id": found.app_id, "compose_hash": found.compose_hash, "encrypted_env": sealed}
     made = await on.call("commit_cvm_provision", commit)
     (listed,) = (await on.ask("/apps", search=found.app_id))["dstack_apps"]
     uuid = listed["current_cvm"]["vm_uuid"]
@@ -151,7 +169,10 @@ async def read_cvm(on: Journey, cvm: dict[str, Any]) -> None:
     network = await on.call("get_cvm_network", by_uuid)
     assert network.is_online
     containers = await on.call("get_cvm_containers_stats", by_uuid)
-    assert (containers.is_online, len(containers.containers)) == (True, 1)
+    (container,) = members(containers.containers)
+    assert (containers.is_online, container["state"]) == (True, "running")
+    if on.place.greets:
+        await greeted(container["log_endpoint"], on.name)
     evidence = await on.call("get_cvm_attestation", by_uuid)
     assert compose_hash(evidence.compose_file) == cvm["compose_hash"]
     assert (await on.call("get_cvm_user_config", by_uuid)) is not None
@@ -172,6 +193,16 @@ async def read_cvm(on: Journey, cvm: dict[str, Any]) -> None:
         assert (several.total, several.unchanged, several.conflicts) == (1, 1, 0)
         if on.version != V2:
             assert refreshed.cvm_id == several.items[0].cvm_id == cvm["id"]
+
+
+async def greeted(log_endpoint: str, name: str) -> None:
+    """The app's log shows the variable that came sealed for it; the log is public, so no key is sent."""
+    async with httpx.AsyncClient() as anybody, asyncio.timeout(WAIT_SECONDS):
+        while True:
+            log = await anybody.get(f"{log_endpoint}?text&bare&tail=10")
+            if f"greeted {name}" in log.text:
+                return
+            await asyncio.sleep(POLL_SECONDS)
 
 
 async def read_app(on: Journey, cvm: dict[str, Any]) -> None:
@@ -246,7 +277,10 @@ async def change(on: Journey, cvm: dict[str, Any]) -> None:
     updated = await on.call("update_pre_launch_script", {**of, "pre_launch_script": script})
     assert updated.status == "in_progress"
     await on.settled(cvm["vm_uuid"], "stopped")
-    envs = await on.call("update_cvm_envs", {**of, "encrypted_env": "", "env_keys": []})
+    sealed = await encrypt_env_vars(
+        [EnvVar("GREETING", f"{on.name}-anew")], cvm["kms_info"]["encrypted_env_pubkey"]
+    )
+    envs = await on.call("update_cvm_envs", {**of, "encrypted_env": sealed, "env_keys": ["GREETING"]})
     assert (envs.status, envs.allowed_envs_changed) == ("in_progress", False)
     await on.settled(cvm["vm_uuid"], "stopped")
     seen = await on.call("update_cvm_visibility", {**of, "public_sysinfo": False, "public_logs": True})
@@ -264,7 +298,7 @@ async def change(on: Journey, cvm: dict[str, Any]) -> None:
     assert (patched["requires_on_chain_hash"], bool(patched["correlation_id"])) == (False, True)
     await on.settled(cvm["vm_uuid"], "stopped")
 
-    file = {**await on.ask(f"/cvms/{cvm['vm_uuid']}/compose_file"), "public_logs": False}
+    file = {**await on.ask(f"/cvms/{cvm['vm_uuid']}/compose_file"), "public_tcbinfo": False}
     found = await on.call("provision_cvm_compose_file_update", {**of, "app_compose": file})
     assert found.app_id == cvm["app_id"]
     await on.call("commit_cvm_compose_file_update", {**of, "compose_hash": found.compose_hash})
@@ -275,6 +309,9 @@ async def change(on: Journey, cvm: dict[str, Any]) -> None:
 
     await on.call("start_cvm", of)
     assert (await on.settled(cvm["vm_uuid"], "running"))["compose_hash"] == found.compose_hash
+    if on.place.greets:
+        (container,) = (await on.ask(f"/cvms/{cvm['vm_uuid']}/composition"))["containers"]
+        await greeted(container["log_endpoint"], f"{on.name}-anew")
     revisions = (await on.ask(f"/apps/{cvm['app_id']}/revisions"))["revisions"]
     assert [one["operation_type"] for one in reversed(revisions)] == CHANGES
 
@@ -304,59 +341,3 @@ async def end(on: Journey, cvm: dict[str, Any]) -> None:
     assert await on.call("delete_cvm", of) is None
     await on.gone(cvm["vm_uuid"])
     assert (await on.ask("/apps", search=cvm["app_id"]))["total"] == 0
-
-
-async def on_chain(on: Journey) -> None:
-    """An app whose KMS is on chain: changes wait for their compose hash to be registered (13.4)."""
-    assert on.place.chain is not None
-    address = "0x" + compose_hash(on.name)[:40]
-    body = {
-        "name": f"chain-{on.name}",
-        "compose_file": {**on.place.boots, "allowed_envs": ["A"]},
-        "kms": "BASE",
-        "instance_type": "tdx.small",
-    }
-    found = await on.call("provision_cvm", body)
-    assert (found.app_id, found.kms_info.chain_id) == (None, 8453)
-    on.place.chain.allow(address[2:], found.compose_hash)
-    deployed = {"contract_address": address, "deployer_address": "0x" + "11" * 20, "encrypted_env": BOX}
-    await on.call("commit_cvm_provision", {"app_id": address, "compose_hash": found.compose_hash, **deployed})
-    (listed,) = (await on.ask("/apps", search=address[2:]))["dstack_apps"]
-    cvm = await on.settled(listed["current_cvm"]["vm_uuid"], "running")
-    app, of = {"app_id": cvm["app_id"]}, {"uuid": cvm["vm_uuid"]}
-
-    allowlist = await on.call("get_app_device_allowlist", app)
-    verdicts = await on.call("check_app_cvms_is_allowed", app)
-    verdict = await on.call("check_cvm_is_allowed", {"cvm_id": cvm["vm_uuid"]})
-    if on.version != V1:
-        (device,) = allowlist.devices
-        assert (allowlist.chain_id, device.status) == (8453, "allowed")
-        assert (verdicts.is_onchain, verdicts.total, verdicts.allowed_count) == (True, 1, 1)
-        assert verdict.is_allowed
-        assert verdicts.results[0].cvm_id == verdict.cvm_id == device.cvm_ids[0]
-        assert on.version < V3 or verdict.cvm_id == cvm["id"]
-    verdict = await on.call("check_app_is_allowed", {**app, "compose_hash": "00" * 32})
-    assert (verdict.is_allowed, verdict.compose_hash_allowed) == (False, False)
-
-    async def registered(method: str, request: dict[str, Any]) -> Any:
-        """The call, answered with what to register; then again with the proof."""
-        waits = await on.call(method, {**of, **request})
-        assert (waits.status, waits.app_id) == ("precondition_required", cvm["app_id"])
-        assert waits.kms_info["chain_id"] == 8453
-        on.place.chain.allow(cvm["app_id"], waits.compose_hash)
-        proof = {"compose_hash": waits.compose_hash, "transaction_hash": "0x" + "77" * 32}
-        done = await on.call(method, {**of, **request, **proof})
-        assert done.status == "in_progress"
-        assert (await on.settled(cvm["vm_uuid"], "running"))["compose_hash"] == waits.compose_hash
-
-    await registered("update_docker_compose", {"docker_compose_file": YAML.replace("1.27", "1.29")})
-    await registered("update_pre_launch_script", {"pre_launch_script": "#!/bin/sh\necho chain\n"})
-    await registered("update_cvm_envs", {"encrypted_env": BOX, "env_keys": ["A", "B"]})
-    waits = await on.call("patch_cvm", {**of, "public_logs": False})
-    assert waits["requires_on_chain_hash"]
-    on.place.chain.allow(cvm["app_id"], waits["compose_hash"])
-    proof = {"composeHash": waits["compose_hash"], "transactionHash": "already-registered"}
-    assert (await on.call("confirm_cvm_patch", {**of, **proof}))["correlation_id"]
-    await on.settled(cvm["vm_uuid"], "running")
-    assert await on.call("delete_cvm", of) is None
-    await on.gone(cvm["vm_uuid"])

@@ -73,7 +73,8 @@ class Chain(Protocol):
 class Place:
     """A control plane to drive a client against.
 
-    `boots` are members of a compose file that makes a workload which the node can run; `chain` is there where
+    `boots` are members of a compose file that makes a workload which the node can run; it `greets` where it prints
+    the variable GREETING, and logs are served; `chain` is there where
     its KMS `base` is on chain; `transport` makes the way to a control plane in this process.
     """
 
@@ -82,6 +83,7 @@ class Place:
     workspace: str
     kms: str
     boots: dict[str, Any]
+    greets: bool = False
     chain: Chain | None = None
     transport: Callable[[str], Any] | None = None
 

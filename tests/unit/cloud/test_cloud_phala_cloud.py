@@ -11,9 +11,10 @@ import pytest
 from support.phala_cloud_installed import need_phala_cloud
 
 need_phala_cloud()
-pytest.register_assert_rewrite("support.phala_cloud_journey")
+pytest.register_assert_rewrite("support.phala_cloud_journey", "support.phala_cloud_onchain")
 
-from support.phala_cloud_journey import inventory, on_chain  # noqa: E402 - it imports the client, which may not be there
+from support.phala_cloud_journey import inventory  # noqa: E402 - it imports the client, which may not be there
+from support.phala_cloud_onchain import on_chain  # noqa: E402
 from support.phala_cloud_place import place  # noqa: E402
 from support.phala_cloud_support import (  # noqa: E402
     IMPOSSIBLE,
