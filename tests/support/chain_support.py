@@ -18,10 +18,14 @@ import pyrevm
 from support.evm import Chain, Halted, Reverted
 from support.evm import Log as EvmLog
 from teehouse.base.hashes import keccak256
-from teehouse.chain.deploy import CREATE2_DEPLOYER
+from teehouse.chain import calls as abi
+from teehouse.chain.calls import KmsInfo
+from teehouse.chain.deploy import CREATE2_DEPLOYER, DeployPlan, DeployRecord, deploy
 from teehouse.chain.endpoint import Endpoint
+from teehouse.chain.history import deployments
 from teehouse.chain.rpc_reader import ReaderSettings, RpcReader
 from teehouse.chain.transaction import address_of
+from teehouse.chain.writer import RpcWriter
 
 CHAIN_ID = 31337
 _RECURSION = sys.getrecursionlimit()
@@ -260,3 +264,39 @@ async def _chunks(body: bytes) -> AsyncIterator[bytes]:
 
 def _hex(data: bytes) -> str:
     return f"0x{data.hex()}"
+
+
+OWNER = address_of(KEY)
+STRANGER = address_of(STRANGER_KEY)
+COMPOSE, DEVICE, IMAGE = b"\xc0" * 32, b"\xde" * 32, b"\x05" * 32
+INFO = KmsInfo(b"\4" * 64, b"\x30" * 91, b"q" * 5000, b"e" * 20000)
+PLAN = DeployPlan(
+    os_images=[IMAGE, IMAGE], kms_aggregated_mrs=[b"\xa6" * 32], kms_devices=[DEVICE], kms_info=INFO
+)
+
+
+class OnChain:
+    """A node with a KMS's contracts and one app that allows COMPOSE on DEVICE."""
+
+    def __init__(self) -> None:
+        self.node = FakeNode()
+        self.node.with_evm()
+        self.reader = self.node.reader()
+        self.owner = self.writer(KEY)
+        self.stranger = self.writer(STRANGER_KEY)
+
+    def writer(self, key: bytes, **options: Any) -> RpcWriter:
+        return RpcWriter(self.node.endpoint(), CHAIN_ID, key, **options)
+
+    async def deployed(self, plan: DeployPlan = PLAN) -> DeployRecord:
+        self.record = await deploy(self.reader, self.owner, plan)
+        return self.record
+
+    async def with_app(self, *, any_device: bool = False) -> bytes:
+        await self.deployed()
+        made = abi.DEPLOY_AND_REGISTER_APP(OWNER, False, False, any_device, DEVICE, COMPOSE)
+        await self.owner.send(self.record.kms_contract, made)
+        (deployment, *_) = await deployments(
+            self.reader, self.record.kms_contract, await self.reader.pinned()
+        )
+        return deployment.app

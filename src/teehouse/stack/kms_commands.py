@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from teehouse.stack.chain_options import (
+from teehouse.cli.chain_options import (
     ChainId,
     Confirmations,
     KmsContract,

@@ -37,7 +37,7 @@ from teehouse.kms.own import GuestAgentEvidence
 from teehouse.kms.rootstore import RootKeyStore
 from teehouse.kms.server import KmsParts, KmsServer, KmsSettings, bound_socket
 from teehouse.stack.addresses import http_url, loopback_address
-from teehouse.stack.chain_options import ChainOptions
+from teehouse.cli.chain_options import ChainOptions
 from teehouse.stack.kms_audit import AUDIT_LOG
 from teehouse.stack.serving import run_until_stopped
 

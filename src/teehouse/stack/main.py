@@ -12,7 +12,9 @@ import typer
 
 from teehouse import __version__
 from teehouse.base.findings import OUTCOME_TABLE, TeehouseError
+from teehouse.cli.governance import governance_app
 from teehouse.cli.verify import verify_app
+from teehouse.stack.chain_commands import chain_app
 from teehouse.stack.kms_commands import auth_app, kms_app
 from teehouse.stack.node_command import node_app
 
@@ -27,6 +29,8 @@ app.add_typer(verify_app, name="verify")
 app.add_typer(kms_app, name="kms")
 app.add_typer(auth_app, name="auth")
 app.add_typer(node_app, name="node")
+app.add_typer(chain_app, name="chain")
+app.add_typer(governance_app, name="governance")
 
 DEFAULT_DIRECTORY = Path("~/.teehouse")
 DEFAULT_TCP = "127.0.0.1:8090"

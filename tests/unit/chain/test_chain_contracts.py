@@ -14,10 +14,16 @@ from hypothesis import strategies as st
 from support.chain_support import (
     ADDRESS,
     CHAIN_ID,
+    COMPOSE,
+    DEVICE,
+    IMAGE,
+    INFO,
     KEY,
-    STRANGER_KEY,
+    OWNER,
+    STRANGER,
     Account,
     FakeNode,
+    OnChain,
     Refusal,
     reader_of,
     reverting,
@@ -27,48 +33,12 @@ from teehouse.base.findings import CollateralError, EvidenceError, MisuseError
 from teehouse.chain import app, kms
 from teehouse.chain import calls as abi
 from teehouse.chain.app import AppQuestion, AppSettings, AppVerdict
-from teehouse.chain.calls import BootInfo, KmsInfo
-from teehouse.chain.deploy import DeployPlan, DeployRecord, create2_address, created_address, deploy
+from teehouse.chain.calls import BootInfo
+from teehouse.chain.deploy import DeployPlan, create2_address, created_address, deploy
 from teehouse.chain.history import Change, Deployment, History, complete, deployments, extended, follow
 from teehouse.chain.reader import Block, Log
 from teehouse.chain.transaction import Transaction, address_of, rlp
-from teehouse.chain.writer import RpcWriter, parse_key
-
-OWNER = address_of(KEY)
-STRANGER = address_of(STRANGER_KEY)
-COMPOSE, DEVICE, IMAGE = b"\xc0" * 32, b"\xde" * 32, b"\x05" * 32
-INFO = KmsInfo(b"\4" * 64, b"\x30" * 91, b"q" * 5000, b"e" * 20000)
-PLAN = DeployPlan(
-    os_images=[IMAGE, IMAGE], kms_aggregated_mrs=[b"\xa6" * 32], kms_devices=[DEVICE], kms_info=INFO
-)
-
-
-class OnChain:
-    """A node with a KMS's contracts and one app that allows COMPOSE on DEVICE."""
-
-    def __init__(self) -> None:
-        self.node = FakeNode()
-        self.node.with_evm()
-        self.reader = self.node.reader()
-        self.owner = self.writer(KEY)
-        self.stranger = self.writer(STRANGER_KEY)
-
-    def writer(self, key: bytes, **options: Any) -> RpcWriter:
-        return RpcWriter(self.node.endpoint(), CHAIN_ID, key, **options)
-
-    async def deployed(self, plan: DeployPlan = PLAN) -> DeployRecord:
-        self.record = await deploy(self.reader, self.owner, plan)
-        return self.record
-
-    async def with_app(self, *, any_device: bool = False) -> bytes:
-        await self.deployed()
-        made = abi.DEPLOY_AND_REGISTER_APP(OWNER, False, False, any_device, DEVICE, COMPOSE)
-        await self.owner.send(self.record.kms_contract, made)
-        (deployment, *_) = await deployments(
-            self.reader, self.record.kms_contract, await self.reader.pinned()
-        )
-        return deployment.app
-
+from teehouse.chain.writer import parse_key
 
 # --- verdicts
 

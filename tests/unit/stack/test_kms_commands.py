@@ -39,7 +39,7 @@ from teehouse.kms.client.public import get_meta
 from teehouse.stack import kms_audit
 from teehouse.stack.addresses import http_url
 from teehouse.stack.agent_emulated import serve_emulated
-from teehouse.stack.chain_options import ChainOptions
+from teehouse.cli.chain_options import ChainOptions
 from teehouse.stack.compose import wrapped
 from teehouse.stack.installation import Installation, open_installation
 from teehouse.stack.kms_commands import auth_app, kms_app

@@ -1,14 +1,18 @@
 """How a chain is named on the command line, and opened."""
 
+import os
 import re
 from dataclasses import dataclass, field
-from typing import Annotated, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from teehouse.base.findings import misuse
 from teehouse.chain.reader import ADDRESS_SIZE, WORD_SIZE
-from teehouse.chain.rpc_reader import ReaderSettings, RpcReader, open_reader
+
+if TYPE_CHECKING:  # commands import what they need when they run
+    from teehouse.chain.rpc_reader import RpcReader
 
 RPC_URL: Final = "http://127.0.0.1:8545"  # where `teehouse chain up` serves
 
@@ -48,6 +52,16 @@ KmsContract = Annotated[
     typer.Option("--kms-contract", metavar="0x…", envvar="KMS_CONTRACT_ADDR", help="The KMS's contract."),
 ]
 
+KEY_VARIABLE: Final = "ETH_PRIVATE_KEY"
+KeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--key-file",
+        help=f"File with the account's private key in hex; left out, the variable {KEY_VARIABLE} has it.",
+    ),
+]
+KEY_FILE_LIMIT: Final = 4096  # bytes
+
 _HEX = re.compile(r"(?:0x)?((?:[0-9a-fA-F]{2})*)\Z")
 
 
@@ -60,8 +74,10 @@ class ChainOptions:
     confirmations: int = 0
     quorum: int = 1
 
-    async def open(self) -> RpcReader:
+    async def open(self) -> "RpcReader":
         """A reader of the chain, for its caller to close. Raises `MisuseError`, `CollateralError`."""
+        from teehouse.chain.rpc_reader import ReaderSettings, open_reader
+
         settings = ReaderSettings(confirmations=self.confirmations, quorum=self.quorum)
         return await open_reader(self.rpc_urls, settings, chain_id=self.chain_id)
 
@@ -71,6 +87,28 @@ def chain_options(
 ) -> ChainOptions:
     """The options as they were given; without a URL, the chain of `teehouse chain up`."""
     return ChainOptions(tuple(rpc_urls or (RPC_URL,)), chain_id, confirmations, quorum)
+
+
+def private_key(path: Path | None) -> bytes:
+    """The private key (32 bytes) of a file, or of the environment: command lines are read by others.
+
+    Raises `MisuseError`, which does not show it.
+    """
+    from teehouse.chain.writer import parse_key
+
+    if path is None:
+        text = os.environ.get(KEY_VARIABLE)
+        if text is None:
+            raise misuse(
+                "chain.key", "a private key to sign with", remedy=f"give --key-file, or set {KEY_VARIABLE}"
+            )
+        return parse_key(text)
+    try:
+        with path.expanduser().open("rb") as file:
+            content = file.read(KEY_FILE_LIMIT)
+    except OSError as error:
+        raise misuse("chain.key", f"the key file {path}", found=error.strerror or "unreadable") from None
+    return parse_key(content.decode("ascii", "replace"))
 
 
 def address(text: str, what: str) -> bytes:
