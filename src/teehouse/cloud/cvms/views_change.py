@@ -17,6 +17,7 @@ from teehouse.cloud.errors import CloudError, ErrorCode
 from teehouse.cloud.http.answers import JsonAnswer
 from teehouse.cloud.http.faults import REGISTRATION
 from teehouse.cloud.inventory.presenters import present_kms
+from teehouse.wire.cloud.actions import ComposeProvision
 from teehouse.wire.cloud.cvms import CvmDetailV1
 from teehouse.wire.cloud.lifecycle import (
     Changed,
@@ -156,7 +157,7 @@ async def update_pre_launch_script(
     return JsonAnswer(changed_answer(applied, status=IN_PROGRESS))
 
 
-@router.post("/cvms/{cvm_id}/compose_file/provision")
+@router.post("/cvms/{cvm_id}/compose_file/provision", responses={200: {"model": ComposeProvision}})
 async def provision_cvm_compose_file_update(
     cvm_id: CvmPath, request: dict[str, Any], life: Life, author: By
 ) -> Response:

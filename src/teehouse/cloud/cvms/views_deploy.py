@@ -15,6 +15,8 @@ from teehouse.cloud.cvms.request import Presented
 from teehouse.cloud.http.answers import JsonAnswer
 from teehouse.cloud.http.faults import REGISTRATION
 from teehouse.cloud.revisions.models import OperationType
+from teehouse.wire.cloud.actions import Deletion, VmAction
+from teehouse.wire.cloud.cvms import CvmV3
 from teehouse.wire.cloud.lifecycle import (
     CommitRequest,
     CommitTokenRequest,
@@ -26,7 +28,7 @@ from teehouse.wire.cloud.lifecycle import (
 )
 
 router = APIRouter(tags=["cvms"])
-_ACTION: dict[int | str, dict[str, Any]] = {200: {"description": "The CVM (cloud-api.md 12.6)"}}
+_ACTION: dict[int | str, dict[str, Any]] = {200: {"model": VmAction}}
 _REGISTERED = {**_ACTION, **REGISTRATION}
 
 
@@ -71,7 +73,7 @@ async def restart_cvm(
     return await _action(life, acted.cvm_id, how)
 
 
-@router.delete("/cvms/{cvm_id}")
+@router.delete("/cvms/{cvm_id}", responses={200: {"model": Deletion}})
 async def delete_cvm(cvm_id: CvmPath, life: Life, author: By) -> Response:
     """Delete the CVM with its data, whatever is under way with it."""
     acted = await actions.act(life, author, cvm_id, OperationType.DELETE)
@@ -110,7 +112,7 @@ async def commit_cvm_replica(
     return await _action(life, copied.cvm_id, how)
 
 
-@router.post("/apps/{app_id}/instances", responses=_REGISTERED)
+@router.post("/apps/{app_id}/instances", responses={200: {"model": VmAction | CvmV3}, **REGISTRATION})
 async def create_app_instance(
     app_id: AppPath,
     life: Life,

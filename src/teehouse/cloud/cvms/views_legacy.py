@@ -21,6 +21,13 @@ from teehouse.cloud.http.answers import JsonAnswer
 from teehouse.cloud.http.dependencies import Version
 from teehouse.cloud.http.faults import REGISTRATION
 from teehouse.cloud.ids import is_cvm_name
+from teehouse.wire.cloud.actions import (
+    ComposeUpgrade,
+    ConfigurationKey,
+    RefreshedInstanceId,
+    RefreshedInstanceIds,
+    VmAction,
+)
 from teehouse.wire.cloud.base import Body
 from teehouse.wire.cloud.lifecycle import (
     HEX_LIMIT,
@@ -59,7 +66,7 @@ class ComposeUpdate(Body):
     allow_restart: bool | None = None
 
 
-@router.patch("/cvms/instance-ids")
+@router.patch("/cvms/instance-ids", responses={200: {"model": RefreshedInstanceIds}})
 async def refresh_cvm_instance_ids(
     life: Life, author: By, version: Version, request: InstanceIdsRequest | None = None
 ) -> Response:
@@ -79,7 +86,7 @@ async def refresh_cvm_instance_ids(
     return JsonAnswer({"total": total, "scanned": len(done), **counts, "items": items})
 
 
-@router.patch("/cvms/{cvm_id}/instance-id")
+@router.patch("/cvms/{cvm_id}/instance-id", responses={200: {"model": RefreshedInstanceId}})
 async def refresh_cvm_instance_id(
     cvm_id: CvmPath, life: Life, author: By, version: Version, request: InstanceIdRequest | None = None
 ) -> Response:
@@ -90,7 +97,7 @@ async def refresh_cvm_instance_id(
     )
 
 
-@router.post("/cvms/pubkey/from_cvm_configuration")
+@router.post("/cvms/pubkey/from_cvm_configuration", responses={200: {"model": ConfigurationKey}})
 async def pubkey_from_cvm_configuration(request: CvmConfiguration, life: Life, author: By) -> Response:
     """The key for the environment of a CVM that is to be made next, and the salt to make it with."""
     found = await provisioning.provision(life, author, _provision(request))
@@ -103,7 +110,7 @@ async def pubkey_from_cvm_configuration(request: CvmConfiguration, life: Life, a
     )
 
 
-@router.post("/cvms/from_cvm_configuration", responses=REGISTRATION)
+@router.post("/cvms/from_cvm_configuration", responses={200: {"model": VmAction}, **REGISTRATION})
 async def create_from_cvm_configuration(
     request: CvmConfiguration, life: Life, author: By, how: Presented
 ) -> Response:
@@ -118,7 +125,7 @@ async def create_from_cvm_configuration(
         return JsonAnswer(await action_answer(session, done.cvm_id, how))
 
 
-@router.put("/cvms/app_{app_id}/compose", responses=REGISTRATION)
+@router.put("/cvms/app_{app_id}/compose", responses={200: {"model": ComposeUpgrade}, **REGISTRATION})
 async def upgrade_compose(app_id: AppPath, request: ComposeUpdate, life: Life, author: By) -> Response:
     """Replace the Docker Compose file of an app's only CVM, and its environment where one is sent."""
     text = request.compose_manifest.get("docker_compose_file")

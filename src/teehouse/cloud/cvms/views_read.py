@@ -30,6 +30,7 @@ from teehouse.cloud.cvms.request import Presented, PresentedDetail
 from teehouse.cloud.http.answers import JsonAnswer, text_answer
 from teehouse.cloud.http.dependencies import PageRequest, Parts, Reading, Signed, paging
 from teehouse.cloud.ids import parse_hex
+from teehouse.wire.cloud.actions import AppComposeObject
 from teehouse.wire.cloud.cvms import (
     CvmDetailV1,
     CvmInfoV2,
@@ -97,7 +98,7 @@ async def get_cvm_info(cvm_id: str, session: Reading, caller: Signed, how: Prese
     return JsonAnswer(present_cvm_info(cvm, how, parse_compose(compose)))
 
 
-@router.get("/cvms/{cvm_id}/compose_file")
+@router.get("/cvms/{cvm_id}/compose_file", responses={200: {"model": AppComposeObject}})
 async def get_cvm_compose_file(cvm_id: str, session: Reading, caller: Signed) -> Response:
     """The CVM's app-compose file as an object."""
     _, compose = await get_cvm_with_compose(session, caller.workspace_id, cvm_id)
