@@ -9,8 +9,10 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import httpx
 import pytest
 
 from support.javascript_cloud import JavascriptCloud, Names
@@ -124,25 +126,29 @@ def test_every_function_at_both_versions(teehouse: Any, js: JavascriptCloud, nam
         for methods, is_safe in ways
         if (methods == is_safe) == (version == VERSIONS[0])
     ]
+    kms = httpx.get(
+        f"{teehouse.ready['api_url']}/kms/phala", headers={"X-API-Key": teehouse.ready["api_key"]}
+    )
+    kms_key = str(kms.json()["k256_pubkey"]).removeprefix("0x")
     with listening() as (url, heard), ThreadPoolExecutor(len(lives)) as threads:
         hook = js.call(VERSIONS[1], "method", "post", f"/workspaces/{slug}/webhooks", {"url": url})
         list(threads.map(changed_mind, [call for call, _ in lives]))
         chosen = lives[0][0]("nextAppIds", {"counts": len(lives)})["app_ids"]
-        list(threads.map(one_life, *zip(*lives, strict=True), chosen))
+        list(threads.map(partial(one_life, kms_key), *zip(*lives, strict=True), chosen))
         told(js, hook["secret"], heard, [app["app_id"] for app in chosen])
     for version in VERSIONS:
         the_client_itself(forms[version, True, False])
     nothing_left_out(names, list(forms.values()))
 
 
-def one_life(call: Form, guest: Form, app: dict[str, Any]) -> None:
+def one_life(kms_key: str, call: Form, guest: Form, app: dict[str, Any]) -> None:
     """A CVM that is led through its life by one form, and looked at by another as well."""
 
     def during(life: Life) -> None:
         running(life)
         running(replace(life, call=guest))
 
-    live(Life(call, "phala", **app), f"life-{call}", during)
+    live(Life(call, "phala", kms_key, **app), f"life-{call}", during)
 
 
 def nothing_left_out(names: Names, forms: list[Form]) -> None:

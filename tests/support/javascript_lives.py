@@ -61,6 +61,7 @@ class Life:
 
     call: Form
     kms: str
+    kms_key: str  # what the KMS signs with: 66 hex digits
     app_id: str
     nonce: int
     vm_uuid: str = ""
@@ -109,6 +110,8 @@ class Life:
         provision = self.provision(name)
         key = self.call("getAppEnvEncryptPubKey", {"kms": self.kms, "app_id": self.app_id})
         assert key["public_key"] == provision["app_env_encrypt_pubkey"]
+        signer = self.call.js.own("signer", key["public_key"], key["signature"], self.app_id)
+        assert signer == f"0x{self.kms_key}"
         sealed = self.sealed({"GREETING": f"hello from {name}"}, key["public_key"])
         asked = {
             "app_id": self.app_id,
@@ -211,8 +214,15 @@ def change_stopped(life: Life) -> None:
     life.change("updateCvmResources", "stopped", vcpu=2, memory=4096)
     seen = life.change("updateCvmVisibility", "stopped", public_logs=True, public_sysinfo=False)
     assert (seen["vcpu"], seen["memory"], seen["public_sysinfo"]) == (2, 4096, False)
-    [image, *_] = call("getAvailableOsImages", named)
-    life.change("updateOsImage", "stopped", os_image_name=(image["prod"] or image["dev"])["name"])
+    images = [
+        one for image in call("getAvailableOsImages", named) for one in (image["prod"], image["dev"]) if one
+    ]
+    other = next(image["name"] for image in images if not image["is_current"])
+    life.change("updateOsImage", "stopped", os_image_name=other)
+    images = [
+        one for image in call("getAvailableOsImages", named) for one in (image["prod"], image["dev"]) if one
+    ]
+    assert [image["name"] for image in images if image["is_current"]] == [other]
     refreshed = call("refreshCvmInstanceId", named)
     assert refreshed["status"] in {"unchanged", "skipped"}
     assert life.status()["status"] == "stopped"

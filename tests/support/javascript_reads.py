@@ -93,6 +93,7 @@ def running(life: Life) -> None:
     assert call("getCvmState", named)["status"] == "running"
     stats = call("getCvmStats", named)
     assert (stats["is_online"], stats["status"], stats["boot_error"]) == (True, "running", None)
+    assert (stats["error"], stats["sysinfo"]["num_cpus"] > 0) == (None, True)
     assert call("getCvmNetwork", named)["is_online"] is True
     seen = call("getCvmContainersStats", named)
     assert (seen["runner"], seen["docker_compose_file"]) == ("bash", YAML)
@@ -101,6 +102,7 @@ def running(life: Life) -> None:
     assert log.text.startswith("greeting: hello from ")
     attestation = call("getCvmAttestation", named)
     assert attestation["error"] is None
+    assert attestation["app_certificates"]
     assert attestation["tcb_info"]["app_compose"] == attestation["compose_file"]
     assert call("getCvmDockerCompose", named) == YAML
     assert call("getCvmPreLaunchScript", named) == ""
