@@ -5,20 +5,26 @@ Rules:
 1. The database is brought to this version's tables before anything is asked of it. A SQLite file is its owner's alone.
 2. Workflows begin before the first request is answered and end after the last; what is under way then stays
    recorded, and is gone on with at the next start.
+3. Apps on chain are changed where a reader of their chain is there, and refused where it is not. One answer of a
+   chain, however many reads it takes, has `CHAIN_SECONDS`; a transaction is waited for `PATIENCE` seconds.
 """
 
 import os
 import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
 from teehouse.base.clock import Clock
 from teehouse.base.files import PRIVATE
 from teehouse.base.listener import Listener
+from teehouse.chain.reader import Reader
 from teehouse.cloud.allowlists.authorisations import Authorisations
+from teehouse.cloud.allowlists.chain_gate import ChainGate
+from teehouse.cloud.allowlists.gate import OffChainGate
+from teehouse.cloud.allowlists.onchain import OnchainContracts
 from teehouse.cloud.attestations.serving import reading_agents
 from teehouse.cloud.cvms.lifecycle import Lifecycle
 from teehouse.cloud.db.engine import Database, open_database, sqlite_url
@@ -34,17 +40,24 @@ from teehouse.cloud.workflows.steps import Steps
 from teehouse.node.api import Node
 
 IDENT = "Teehouse control plane"
+CHAIN_SECONDS = 10.0
+PATIENCE = 15.0
+PAUSE = 0.5  # seconds between two looks for a transaction
 
 
 @dataclass(frozen=True, slots=True)
 class CloudPlan:
-    """What a control plane is made of. `nodes` are by record number, `headers` go into every answer."""
+    """What a control plane is made of. `nodes` are by record number, `headers` go into every answer.
+
+    `chains` are the readers of the chains that apps are on, by chain id; the control plane closes them.
+    """
 
     settings: CloudSettings
     clock: Clock
     nodes: Mapping[int, Node]
     authorisations: Authorisations
     headers: Sequence[tuple[str, str]] = ()
+    chains: Mapping[int, Reader] = field(default_factory=dict)
 
 
 def sqlite_database(path: Path) -> str:
@@ -71,19 +84,24 @@ async def serving_cloud(
     plan: CloudPlan, database: Database, listening: socket.socket
 ) -> AsyncIterator[CloudParts]:
     """Serve on `listening`, which is closed in the end, for as long as the context lasts (rule 2)."""
-    parts = cloud_parts(plan, database)
+    contracts = OnchainContracts(plan.chains, deadline=CHAIN_SECONDS) if plan.chains else None
+    parts = cloud_parts(plan, database, contracts)
     app = create_app(parts, lifespans=[reading_agents, working])
     listener = Listener(app, [listening], ident=IDENT, headers=plan.headers)
-    async with app.router.lifespan_context(app):
-        try:
-            await listener.start()
-            yield parts
-        finally:
-            await listener.stop()
+    try:
+        async with app.router.lifespan_context(app):
+            try:
+                await listener.start()
+                yield parts
+            finally:
+                await listener.stop()
+    finally:
+        if contracts is not None:
+            await contracts.aclose()
 
 
-def cloud_parts(plan: CloudPlan, database: Database) -> CloudParts:
-    """The parts of the application, its workflows on DBOS."""
+def cloud_parts(plan: CloudPlan, database: Database, contracts: OnchainContracts | None = None) -> CloudParts:
+    """The parts of the application, its workflows on DBOS; `contracts` over the plan's chains (rule 3)."""
     settings, clock = plan.settings, plan.clock
     nodes = KnownNodes(plan.nodes)
     keys = AskedKmsKeys(clock)
@@ -93,9 +111,19 @@ def cloud_parts(plan: CloudPlan, database: Database) -> CloudParts:
         nodes,
         DbosWorkflows(database, steps, clock),
         EnvironmentKeysByKms(database, keys),
-        clock=clock,
+        OffChainGate() if contracts is None else ChainGate(contracts, patience=PATIENCE, pause=PAUSE),
+        clock,
         provision_time=timedelta(seconds=settings.provision_seconds),
         reservation_time=timedelta(seconds=settings.reservation_seconds),
         public_url=settings.public_url,
     )
-    return CloudParts(settings, database, clock=clock, kms_keys=keys, nodes=nodes, lifecycle=lifecycle)
+    return CloudParts(
+        settings,
+        database,
+        clock=clock,
+        kms_keys=keys,
+        nodes=nodes,
+        contracts=contracts,
+        kms_contracts=contracts,
+        lifecycle=lifecycle,
+    )
