@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
 from support import postgres
 from support.cloud_api_support import COMPOSE
@@ -18,6 +18,7 @@ from support.cloud_life_support import FixedKeys
 from support.node_memory import MemoryNode
 from teehouse.base.clock import SystemClock
 from teehouse.cloud.accounts.bootstrap import bootstrap
+from teehouse.cloud.accounts.models import Quota
 from teehouse.cloud.cvms.lifecycle import Lifecycle
 from teehouse.cloud.cvms.models import Cvm, Operation, Reservation
 from teehouse.cloud.db.engine import Database, open_database
@@ -72,6 +73,8 @@ async def serving() -> AsyncIterator[Here]:
         first = await bootstrap(
             session, clock.now(), username="a", email="a@example.org", slug="alice", workspace_name="Alice's"
         )
+        huge = {"vm_slots": 9999, "vcpu": 9999, "memory_mb": 10**9, "disk_gb": 10**6}
+        await session.execute(update(Quota).values(**huge))
         await seed_instance_types(session)
         image, kms = await add_inventory(session)
         node_id = (

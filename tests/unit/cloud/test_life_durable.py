@@ -92,6 +92,37 @@ async def test_what_nobody_began_is_taken_up(tmp_path: Path) -> None:
             await workflows.close()
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+async def test_what_is_pending_and_left_alone_is_resumed(tmp_path: Path, kind: str) -> None:
+    """Rule D7."""
+    async with living(tmp_path, kind=kind) as life:
+        start = life.node.start
+        waiting = asyncio.Event()
+
+        async def slow(*args: Any, **kwargs: Any) -> Any:
+            waiting.set()
+            await asyncio.sleep(60)
+
+        life.node.start = slow
+        life.life.workflows = workflows = engine(life)
+        await workflows.launch()
+        try:
+            done = await life.begin()
+            await asyncio.wait_for(waiting.wait(), 20)
+            life.clock.advance(timedelta(seconds=16))
+            assert (workflows.running, await workflows.sweep()) == ({done.operation_id}, 0)
+            (task,) = workflows.tasks
+            task.cancel()  # it ends, and DBOS does not hear of it
+            await asyncio.wait([task])
+            life.node.start = start
+            assert [await workflows.sweep() for _ in range(2)] == [0, 1]
+            await finished(life.database, done.operation_id)
+            assert (await life.cvm(done.cvm_id)).status == "running"
+            assert life.node.calls.count("create") == 1
+        finally:
+            await workflows.close()
+
+
 def test_what_is_read_back_is_no_code() -> None:
     serializer = JsonSerializer()
     assert serializer.deserialize(

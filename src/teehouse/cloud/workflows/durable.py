@@ -14,6 +14,8 @@ D5. The version that DBOS compares is a constant: plans are stored with their op
     on with what an older one began.
 D6. An operation without a workflow, or whose workflow ended before it did (a database that was away for longer
     than steps are repeated), is started again by `sweep`, by one process, under a new workflow id.
+D7. A workflow of this process that is pending and that nothing here carries on (the database was away when DBOS
+    wanted to write down how it went) is resumed by `sweep`, when two rounds have found it so.
 """
 
 import asyncio
@@ -62,7 +64,7 @@ class JsonSerializer(Serializer):
 
 
 class DbosWorkflows:
-    """`Workflows` on DBOS (rules D1 to D6)."""
+    """`Workflows` on DBOS (rules D1 to D7)."""
 
     def __init__(self, database: Database, steps: Steps, clock: Clock, *, executor_id: str = "") -> None:
         self._database = database
@@ -72,6 +74,8 @@ class DbosWorkflows:
         self.executor_id = executor_id or own
         self.steps = steps
         self.tasks: set[asyncio.Task[Any]] = set()
+        self.running: set[int] = set()  # operations whose workflow is under way here
+        self._left: set[str] = set()  # workflows that the last round of `sweep` found left alone
 
     async def launch(self) -> None:
         global _launched  # noqa: PLW0603 - rule D2
@@ -114,10 +118,19 @@ class DbosWorkflows:
                     .order_by(Operation.id)
                 )
             ).all()
+        left: set[str] = set()
         for operation_id, known in rows:
             workflow_id = str(known)
             status = await DBOS.get_workflow_status_async(workflow_id)
             if status is not None and status.status in _UNDER_WAY:
+                ours = status.status == "PENDING" and status.executor_id == self.executor_id
+                if not ours or operation_id in self.running:
+                    continue
+                if workflow_id in self._left:
+                    await DBOS.resume_workflow_async(workflow_id)
+                    taken += 1
+                else:
+                    left.add(workflow_id)
                 continue
             if status is not None:
                 fresh = await self._anew(operation_id, workflow_id)
@@ -126,6 +139,7 @@ class DbosWorkflows:
                 workflow_id = fresh
             await self._begin(operation_id, workflow_id)
             taken += 1
+        self._left = left
         return taken
 
     async def close(self) -> None:
@@ -212,9 +226,13 @@ async def _operation(operation_id: int) -> None:
     if task is not None:
         engine.tasks.add(task)
         task.add_done_callback(engine.tasks.discard)
-    plan = await _plan(operation_id)
-    if plan is not None:
-        await drive(_step, operation_id, tuple(Step(name) for name in plan))
+    engine.running.add(operation_id)
+    try:
+        plan = await _plan(operation_id)
+        if plan is not None:
+            await drive(_step, operation_id, tuple(Step(name) for name in plan))
+    finally:
+        engine.running.discard(operation_id)
 
 
 def _config(url: URL, executor_id: str) -> DBOSConfig:
