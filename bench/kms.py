@@ -51,6 +51,7 @@ from teehouse.guest.boot import BootIdentity, measure_before_keys
 from teehouse.guest.measurements import MeasurementLog
 from teehouse.keys.pem import certificate_der, spki_der
 from teehouse.kms.audit import AuditLog
+from teehouse.kms.auth import AuthApi
 from teehouse.kms.auth_file import FileAuth
 from teehouse.kms.client.temporary import evidence_certificate
 from teehouse.kms.evidence import CollateralSource, Judge
@@ -78,10 +79,8 @@ KINDS = ("hot", "hot-floor", "cold", "cold-floor")
 # the PCK CA's certificate, the root's, the TCB signer's, both documents, both revocation lists.
 _EVIDENCE_SIGNATURES = 3
 _COLLATERAL_SIGNATURES = 7
-_COMPOSE = json.dumps(
-    {"manifest_version": 2, "name": "app", "runner": "bash", "bash_script": "true"}
-).encode()
-_KMS_COMPOSE = json.dumps(
+COMPOSE = json.dumps({"manifest_version": 2, "name": "app", "runner": "bash", "bash_script": "true"}).encode()
+KMS_COMPOSE = json.dumps(
     {"manifest_version": 2, "name": "kms", "runner": "bash", "key_provider": "none"}
 ).encode()
 _ECDSA = ec.ECDSA(SHA256())
@@ -161,21 +160,23 @@ def floor_app(crypto: Callable[[], object]) -> ASGIApp:
     return floor
 
 
-async def _kms(
+async def serve_kms(
     stack: AsyncExitStack,
     installation: Installation,
     name: str,
     source: CollateralSource,
     own: ServiceEvidence,
+    *,
+    auth: AuthApi | None = None,
 ) -> int:
-    """A KMS with `source`; its port."""
+    """A KMS with `source`, by the rules of a file unless `auth` is given; its port."""
     keys = RootKeys(installation.kms, ec.generate_private_key(ec.SECP256R1()), DOMAIN)
     store = RootKeyStore(installation.state / name)
     store.create(keys, await attested_rpc_certificate(keys, own, installation.clock.now()))
     audit = AuditLog(installation.state / f"{name}.log", installation.clock)
     stack.callback(audit.close)
     listening = bound_socket(LOOPBACK, 0)
-    auth = FileAuth(installation.state / "auth-config.json")
+    auth = auth or FileAuth(installation.state / "auth-config.json")
     judge = Judge([installation.root], source, installation.clock)
     parts = KmsParts(store=store, auth=auth, judge=judge, audit=audit, clock=installation.clock, own=own)
     server = KmsServer(parts, KmsSettings(onboard_enabled=False), rpc_sockets=[listening])
@@ -204,10 +205,10 @@ def serve(directory: Path) -> None:
 
     async def main(stop: asyncio.Event) -> None:
         async with AsyncExitStack() as stack:
-            cvm = await boot_emulated_cvm(installation, _KMS_COMPOSE, "kms-cvm")
+            cvm = await boot_emulated_cvm(installation, KMS_COMPOSE, "kms-cvm")
             stack.push_async_callback(cvm.log.close)
             measured = cvm.source.app_info(await cvm.source.take(bytes(64)))
-            app = (derive_app_id(_COMPOSE), sha256(_COMPOSE))
+            app = (derive_app_id(COMPOSE), sha256(COMPOSE))
             allow(
                 installation.state / "auth-config.json",
                 os_image=measured.os_image_hash,
@@ -222,8 +223,8 @@ def serve(directory: Path) -> None:
             own, crypto = ServiceEvidence(cvm.source), bare_crypto()
             cache = CollateralCache(client.collateral, installation.clock)
             ports = {
-                "hot": await _kms(stack, installation, "hot", cache, own),
-                "cold": await _kms(stack, installation, "cold", Forgetful(client), own),
+                "hot": await serve_kms(stack, installation, "hot", cache, own),
+                "cold": await serve_kms(stack, installation, "cold", Forgetful(client), own),
                 **{name: await _floor(stack, installation, work, own) for name, work in crypto.items()},
             }
             (directory / "ports.json").write_text(json.dumps(ports), encoding="utf-8")
@@ -236,19 +237,19 @@ def serve(directory: Path) -> None:
 # The client
 
 
-async def client_identity(installation: Installation) -> ssl.SSLContext:
+async def client_identity(installation: Installation, app_id: bytes | None = None) -> ssl.SSLContext:
     """What a CVM shows of itself when it asks for its keys: measured up to `boot-mr-done`, a fresh certificate."""
     place = installation.state / "client"
     place.mkdir()
     driver = EmulatedDriver(installation.pki)
-    compose_hash = sha256(_COMPOSE)
+    compose_hash = sha256(COMPOSE)
     machine = await driver.launch(
         MachineRequest("c" * 32, place, 1, 2 * 1024**3, "", mr_config_id_v1(compose_hash))
     )
     log = MeasurementLog(machine.platform, place, 1)
     await log.open()
     source = EvidenceSource(log, machine.platform.boot_events(), machine.vm_config)
-    await measure_before_keys(log, BootIdentity(derive_app_id(_COMPOSE), compose_hash, bytes(20)))
+    await measure_before_keys(log, BootIdentity(app_id or derive_app_id(COMPOSE), compose_hash, bytes(20)))
     key = ec.generate_private_key(ec.SECP256R1())
     evidence = await source.take(certificate_report_data(spki_der(key.public_key())))
     shown = evidence_certificate(
@@ -287,9 +288,9 @@ def measure(directory: Path) -> Measured:
         context = asyncio.run(client_identity(installation))
         ports = json.loads((place / "ports.json").read_text(encoding="utf-8"))
         body = kms_pb2.GetAppKeyRequest(api_version=1).SerializeToString()
-        size = len(ask(ports["hot"], context, _request("/prpc/KMS.GetAppKey", body)))
+        size = len(ask(ports["hot"], context, post_request("/prpc/KMS.GetAppKey", body)))
         path = {"hot": "/prpc/KMS.GetAppKey", "cold": "/prpc/KMS.GetAppKey"}
-        requests = {kind: _request(path.get(kind, f"/{size}"), body) for kind in KINDS}
+        requests = {kind: post_request(path.get(kind, f"/{size}"), body) for kind in KINDS}
         taken: dict[str, list[float]] = {kind: [] for kind in KINDS}
         gc.disable()
         for number in range(ROUNDS + WARM_UP):
@@ -303,7 +304,7 @@ def measure(directory: Path) -> Measured:
     return Measured(taken, crypto, size)
 
 
-def _request(path: str, body: bytes) -> bytes:
+def post_request(path: str, body: bytes) -> bytes:
     head = (
         f"POST {path} HTTP/1.1\r\nHost: {DOMAIN}\r\nContent-Type: application/octet-stream\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
@@ -335,7 +336,7 @@ def section(measured: Measured) -> list[str]:
         p50, floor_p50 = statistics.median(ours), statistics.median(floor)
         missed = " (missed)" if kind == "hot" and p50 > AIM else ""
         rows.append(
-            f"| {title} | {p50:.1f}{missed} | {_p99(ours):.1f} | {floor_p50:.1f} | {_p99(floor):.1f} "
+            f"| {title} | {p50:.1f}{missed} | {p99(ours):.1f} | {floor_p50:.1f} | {p99(floor):.1f} "
             f"| {p50 / floor_p50:.2f} | {measured.crypto[f'{kind}-floor']:.2f} |"
         )
     return [
@@ -356,7 +357,7 @@ def section(measured: Measured) -> list[str]:
     ]
 
 
-def _p99(values: list[float]) -> float:
+def p99(values: list[float]) -> float:
     return statistics.quantiles(values, n=100)[98]
 
 
