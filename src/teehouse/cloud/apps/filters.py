@@ -81,6 +81,10 @@ class Matching:
             found = found.order_by("number")
         return select(func.count()).select_from(found.subquery())
 
+    def first(self, limit: int) -> Select[int] | CompoundSelect[int]:
+        """Those of the first page; in no order."""
+        return self.numbers.order_by(desc("number")).limit(limit)
+
     def page(self, total: int, offset: int, limit: int) -> Select[int] | CompoundSelect[int]:
         """Those of a page, newest first; in no order (rule 4). `total` is how many match."""
         size = min(limit, total - offset)

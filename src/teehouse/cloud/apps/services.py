@@ -63,6 +63,12 @@ async def list_apps(
 ) -> tuple[list[AppWithCvms], int]:
     """A page of the workspace's apps, newest first, and how many match in all."""
     matching = matching_apps(session.get_bind().dialect.name, workspace_id, filters)
+    if not offset:  # most lists are not read beyond their first page, which needs no total beforehand
+        wanted = App.id.in_(matching.first(limit))
+        counted = select(*_APP, matching.count().scalar_subquery()).where(wanted).order_by(App.id.desc())
+        found = (await session.execute(counted)).all()
+        apps = [AppRecord(*values[:-1]) for values in found]
+        return await _with_cvms(session, workspace_id, apps), found[0][-1] if found else 0
     total = (await session.scalar(matching.count())) or 0
     if offset >= total:
         return [], total
@@ -106,12 +112,14 @@ async def _with_cvms(
     session: AsyncSession, workspace_id: int, apps: Sequence[AppRecord]
 ) -> list[AppWithCvms]:
     by_number = {app.id: app for app in apps}
+    if not by_number:
+        return []
     # As a sum, so that SQLite does not walk along all CVMs of the workspace because their index has them in order.
     of_workspace = Cvm.workspace_id + 0 == workspace_id
     wanted = and_(of_workspace, Cvm.deleted_at.is_(None), Cvm.app_record_id.in_(by_number))
     cvms: dict[int, list[CvmRecord]] = {number: [] for number in by_number}
-    workspace = await load_workspace(session, workspace_id)
-    known = {workspace.id: workspace}
-    for cvm in await load_cvms(session, wanted, apps=by_number, workspaces=known):
+    found = await load_cvms(session, wanted, apps=by_number)
+    for cvm in found:
         cvms[cvm.row.app_record_id].append(cvm)
+    workspace = found[0].workspace if found else await load_workspace(session, workspace_id)
     return [AppWithCvms(app, tuple(cvms[app.id]), workspace) for app in apps]

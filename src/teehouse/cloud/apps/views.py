@@ -24,7 +24,7 @@ Statuses = Annotated[list[str] | None, Query(max_length=16, description="Any of 
 Name = Annotated[str | None, Query(max_length=128)]
 
 
-def _filters(  # noqa: PLR0917 - parameters of a query have no order
+async def _filters(  # noqa: PLR0917 - parameters of a query have no order
     search: Search = None,
     status: Statuses = None,
     listed: Annotated[bool | None, Query()] = None,

@@ -2,8 +2,9 @@
 
 Rules:
 
-1. A list of CVMs costs one statement for its rows and one for each kind of row they refer to (app, node, device
-   ids, KMS, image, compose file, user, workspace, instance type), however many there are.
+1. A list of CVMs costs one statement for its rows, one for all that they refer to (node, device ids, KMS, image,
+   user, workspace, instance type), one for apps and one for compose files that are not known yet, however many
+   there are.
 2. Only columns that some presenter shows are read; bytes of compose files only for those not seen before. A
    compose file never changes under its hash, so what was read of it is kept.
 3. Rows are bound to a workspace by the condition that the caller gives; nothing here adds or drops one.
@@ -11,7 +12,7 @@ Rules:
 
 import json
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -25,6 +26,7 @@ from teehouse.cloud.accounts.models import User, Workspace
 from teehouse.cloud.apps.models import App
 from teehouse.cloud.cvms.models import Cvm, Operation
 from teehouse.cloud.db.base import Base
+from teehouse.cloud.db.together import Source, Together
 from teehouse.cloud.inventory.models import InstanceType, KmsContract, KmsNode, OsImage
 from teehouse.cloud.nodes.models import Node, NodeDevice
 from teehouse.cloud.revisions.models import ComposeFile
@@ -243,18 +245,30 @@ _KMS = (
 )
 
 
+_REFERRED: Final = Together(
+    [
+        Source("nodes", tuple(columns_of(NodeRecord, Node)), Node.id),
+        Source("devices", (NodeDevice.id, *columns_of(DeviceRecord, NodeDevice)), NodeDevice.node_id),
+        Source("kms", _KMS, KmsNode.id, " JOIN kms_contracts ON kms_contracts.id = kms_nodes.contract_id"),
+        Source("images", tuple(columns_of(ImageRecord, OsImage)), OsImage.id),
+        Source("users", tuple(columns_of(UserRecord, User)), User.id),
+        Source("workspaces", tuple(columns_of(WorkspaceRecord, Workspace)), Workspace.id),
+        Source("rates", (InstanceType.id, InstanceType.hourly_rate), InstanceType.id),
+    ]
+)
+
+
 async def load_cvms(
     session: AsyncSession,
     wanted: ColumnElement[bool],
     *,
     apps: dict[int, AppRecord] | None = None,
-    workspaces: dict[int, WorkspaceRecord] | None = None,
     limit: int | None = None,
     offset: int = 0,
 ) -> list[CvmRecord]:
     """The CVMs that `wanted` says, newest first (rules 1, 3).
 
-    `apps` and `workspaces` are those already read, by number.
+    `apps` are those already read, by number.
     """
     operation = and_(Operation.cvm_id == Cvm.id, Operation.finished_at.is_(None))
     statement = (
@@ -263,7 +277,9 @@ async def load_cvms(
     if limit is not None:
         statement = statement.limit(limit).offset(offset)
     found: list[tuple[CvmRow, OperationRecord | None]] = []
-    for values in (await session.execute(statement)).all():
+    # By the connection, which knows nothing of objects: these are rows of columns.
+    connection = await session.connection()
+    for values in (await connection.execute(statement)).all():
         row, rest = CvmRow._make(values[: len(_CVM)]), values[len(_CVM) :]
         found.append((row, None if rest[0] is None else OperationRecord(*rest)))
     rows = [row for row, _ in found]
@@ -271,15 +287,39 @@ async def load_cvms(
         return []
     if apps is None:
         apps = await _by_id(session, AppRecord, App, {row.app_record_id for row in rows})
-    nodes = await _by_id(session, NodeRecord, Node, {row.node_id for row in rows if row.node_id is not None})
-    devices = await _devices(session, nodes)
-    kms = await load_kms(session, {row.kms_id for row in rows})
-    images = await _by_id(session, ImageRecord, OsImage, {row.os_image_id for row in rows})
     composes = await load_composes(session, {row.compose_hash for row in rows})
-    users = await _by_id(session, UserRecord, User, {row.creator_id for row in rows})
-    if workspaces is None:
-        workspaces = await _by_id(session, WorkspaceRecord, Workspace, {row.workspace_id for row in rows})
-    rates = await _rates(session, {row.instance_type for row in rows if row.instance_type is not None})
+    nodes = {row.node_id for row in rows if row.node_id is not None}
+    referred = await _REFERRED.fetch(
+        session,
+        {
+            "nodes": nodes,
+            "devices": nodes,
+            "kms": {row.kms_id for row in rows},
+            "images": {row.os_image_id for row in rows},
+            "users": {row.creator_id for row in rows},
+            "workspaces": {row.workspace_id for row in rows},
+            "rates": {row.instance_type for row in rows if row.instance_type is not None},
+        },
+    )
+    return _assemble(found, apps, composes, referred)
+
+
+def _assemble(
+    found: Sequence[tuple[CvmRow, OperationRecord | None]],
+    apps: Mapping[int, AppRecord],
+    composes: Mapping[str, ComposeRecord],
+    referred: Mapping[str, Sequence[tuple[Any, ...]]],
+) -> list[CvmRecord]:
+    nodes = {values[0]: NodeRecord(*values) for values in referred["nodes"]}
+    kms = {values[0]: KmsRecord(*values) for values in referred["kms"]}
+    images = {values[0]: ImageRecord(*values) for values in referred["images"]}
+    users = {values[0]: UserRecord(*values) for values in referred["users"]}
+    workspaces = {values[0]: WorkspaceRecord(*values) for values in referred["workspaces"]}
+    rates: dict[str, Decimal] = dict(referred["rates"])
+    devices: dict[int, tuple[DeviceRecord, ...]] = {}
+    for _, *values in sorted(referred["devices"], key=lambda one: one[0]):
+        device = DeviceRecord(*values)
+        devices[device.node_id] = (*devices.get(device.node_id, ()), device)
     return [
         CvmRecord(
             row=row,
@@ -327,25 +367,6 @@ async def _by_id(session: AsyncSession, record: type[R], model: Any, wanted: Ite
         return {}
     statement = select(*columns_of(record, model)).where(model.id.in_(ids))
     return {values[0]: record(*values) for values in (await session.execute(statement)).all()}
-
-
-async def _devices(session: AsyncSession, nodes: Iterable[int]) -> dict[int, tuple[DeviceRecord, ...]]:
-    ids = list(nodes)
-    if not ids:
-        return {}
-    statement = select(*columns_of(DeviceRecord, NodeDevice)).where(NodeDevice.node_id.in_(ids))
-    found: dict[int, tuple[DeviceRecord, ...]] = {}
-    for device in await records(session, DeviceRecord, statement.order_by(NodeDevice.id)):
-        found[device.node_id] = (*found.get(device.node_id, ()), device)
-    return found
-
-
-async def _rates(session: AsyncSession, wanted: Iterable[str]) -> dict[str, Decimal]:
-    ids = list(wanted)
-    if not ids:
-        return {}
-    statement = select(InstanceType.id, InstanceType.hourly_rate).where(InstanceType.id.in_(ids))
-    return {values[0]: values[1] for values in (await session.execute(statement)).all()}
 
 
 _composes: OrderedDict[str, ComposeRecord] = OrderedDict()

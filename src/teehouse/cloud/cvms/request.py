@@ -9,12 +9,12 @@ from teehouse.cloud.cvms.serial_log import SignedLogLinks
 from teehouse.cloud.http.dependencies import Parts, Version
 
 
-def presentation(parts: Parts, version: Version) -> Presentation:
+async def presentation(parts: Parts, version: Version) -> Presentation:
     """What presenters of CVMs need to know of the request."""
     return Presentation(version, parts.clock.now())
 
 
-def detailed_presentation(parts: Parts, version: Version) -> Presentation:
+async def detailed_presentation(parts: Parts, version: Version) -> Presentation:
     """The same for one CVM, with links to its log. Lists have none."""
     now = parts.clock.now()
     return Presentation(version, now, SignedLogLinks(parts.settings, now))

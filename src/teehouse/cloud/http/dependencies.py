@@ -67,12 +67,17 @@ async def _writing(request: Request) -> AsyncIterator[AsyncSession]:
         yield session
 
 
-Parts = Annotated[CloudParts, Depends(parts_of)]
+async def _parts(request: Request) -> CloudParts:
+    """`parts_of` on the loop: a plain function would be called in a thread."""
+    return parts_of(request)
+
+
+Parts = Annotated[CloudParts, Depends(_parts)]
 Reading = Annotated[AsyncSession, Depends(_reading, scope="function")]
 Writing = Annotated[AsyncSession, Depends(_writing, scope="function")]
 
 
-def api_version(request: Request) -> ApiVersion:
+async def api_version(request: Request) -> ApiVersion:
     """The version of the request. Raises `CloudError` 400 for a header that is none."""
     try:
         return negotiate(request.headers.get(HEADER))
@@ -154,7 +159,7 @@ class PageRequest:
 def paging(*, default: int, most: int) -> DependsParameter:
     """For `Annotated[PageRequest, paging(default=20, most=100)]`."""
 
-    def page_request(
+    async def page_request(
         page: Annotated[int, Query(ge=1, le=PAGE_LIMIT, description="Page, from 1")] = 1,
         page_size: Annotated[int, Query(ge=1, le=most, description="Items on a page")] = default,
     ) -> PageRequest:
