@@ -48,10 +48,11 @@ from teehouse.chain.writer import RpcWriter
 from teehouse.collateral.cache import CollateralCache
 from teehouse.kms.auth_chain import ChainAuth
 from teehouse.stack.anvil import CHAIN_ID, DEPLOYER_KEY, find_anvil
+from teehouse.stack.auth_list import allow
 from teehouse.stack.chain_serving import serve_chain
 from teehouse.stack.cvm_emulated import boot_emulated_cvm
 from teehouse.stack.installation import open_installation
-from teehouse.stack.kms_emulated import ServiceEvidence, allow
+from teehouse.stack.kms_emulated import ServiceEvidence
 from teehouse.stack.serving import run_until_stopped
 from teehouse.wire import kms_pb2
 

@@ -62,10 +62,11 @@ from teehouse.kms.server import KmsParts, KmsServer, KmsSettings, bound_socket
 from teehouse.kms.tls import client_context, server_context
 from teehouse.node.driver import MachineRequest
 from teehouse.stack.addresses import LOOPBACK
+from teehouse.stack.auth_list import allow
 from teehouse.stack.cvm_emulated import boot_emulated_cvm
 from teehouse.stack.driver_emulated import EmulatedDriver
 from teehouse.stack.installation import Installation, open_installation
-from teehouse.stack.kms_emulated import DOMAIN, ServiceEvidence, allow
+from teehouse.stack.kms_emulated import DOMAIN, ServiceEvidence
 from teehouse.stack.serving import run_until_stopped
 from teehouse.tee_emulated.pccs import pccs_routes
 from teehouse.wire import kms_pb2

@@ -1,6 +1,8 @@
 """One endpoint: its ways, its faults, and what they mean (endpoint.py, endpoint_reader.py)."""
 
 import asyncio
+import subprocess
+import sys
 import time
 from typing import Any
 
@@ -476,3 +478,13 @@ async def test_a_silent_listener_is_not_waited_for() -> None:
         await open_reader([f"http://127.0.0.1:{port}"], ReaderSettings(timeout=0.2))
     server.close()
     assert refused.value.finding.code == "chain.timeout"
+
+
+def test_reading_and_writing_leave_the_recursion_limit_alone() -> None:
+    """With a limit raised as far as eth_account's imports raise it, deeply nested JSON ends the process."""
+    program = (
+        "import sys; before = sys.getrecursionlimit()\n"
+        "import teehouse.chain.deploy, teehouse.chain.rpc_reader, teehouse.kms.auth_chain, teehouse.cli.governing\n"
+        "assert 'eth_account' not in sys.modules and sys.getrecursionlimit() == before"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
