@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
+from pydantic import StringConstraints
 from starlette.responses import Response
 
 from teehouse.cloud.apps.presenters import present_app, present_app_page
@@ -20,7 +21,8 @@ Search = Annotated[
     str | None,
     Query(max_length=128, description="Part of the name, or beginning of app id, VM UUID or instance id"),
 ]
-Statuses = Annotated[list[str] | None, Query(max_length=16, description="Any of these; repeat the key")]
+Status = Annotated[str, StringConstraints(max_length=64)]
+Statuses = Annotated[list[Status] | None, Query(max_length=16, description="Any of these; repeat the key")]
 Name = Annotated[str | None, Query(max_length=128)]
 
 

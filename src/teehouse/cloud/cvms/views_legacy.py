@@ -32,6 +32,7 @@ from teehouse.wire.cloud.base import Body
 from teehouse.wire.cloud.lifecycle import (
     HEX_LIMIT,
     CommitRequest,
+    EnvName,
     InstanceIdRequest,
     InstanceIdsRequest,
     ProvisionRequest,
@@ -62,7 +63,7 @@ class ComposeUpdate(Body):
 
     compose_manifest: dict[str, Any]
     encrypted_env: str | None = Field(default=None, max_length=HEX_LIMIT)
-    env_keys: list[str] | None = Field(default=None, max_length=4096)
+    env_keys: list[EnvName] | None = Field(default=None, max_length=4096)
     allow_restart: bool | None = None
 
 

@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Query
+from pydantic import StringConstraints
 from starlette.responses import Response
 
 from teehouse.cloud.cvms.observing import observed_state, observed_sysinfo
@@ -55,7 +56,7 @@ router = APIRouter(tags=["CVMs"])
 
 Number = Annotated[int | None, Query(ge=0, lt=2**63)]
 Name = Annotated[str | None, Query(max_length=128)]
-Names = Annotated[list[str] | None, Query(max_length=64)]
+Names = Annotated[list[Annotated[str, StringConstraints(max_length=1024)]] | None, Query(max_length=64)]
 
 
 @router.get("/cvms/paginated", responses={200: {"model": CvmPageV1 | CvmPageV2 | CvmPageV3}})

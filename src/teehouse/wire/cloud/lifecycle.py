@@ -3,22 +3,23 @@
 Null means "not said", as published clients send it.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from teehouse.wire.cloud.base import Body
 from teehouse.wire.cloud.references import KmsRef
 
 HEX_LIMIT = 2 * 1024 * 1024 + 2  # characters of a sealed environment
 TEXT_LIMIT = 1024 * 1024  # characters; the compose file's own limit is told in its own words
+EnvName = Annotated[str, StringConstraints(max_length=256)]  # the name of an environment variable
 
 
 class Gpus(Body):
     """How many GPUs."""
 
     count: int = Field(ge=0, le=64)
-    product_name: str | None = None
+    product_name: str | None = Field(default=None, max_length=128)
 
 
 class ProvisionRequest(Body):
@@ -42,7 +43,7 @@ class ProvisionRequest(Body):
     prefer_dev: bool | None = None
     app_id: str | None = Field(default=None, max_length=64)
     nonce: int | None = Field(default=None, ge=0, lt=2**62)
-    env_keys: list[str] | None = Field(default=None, max_length=4096)
+    env_keys: list[EnvName] | None = Field(default=None, max_length=4096)
     user_config: str | None = Field(default=None, max_length=TEXT_LIMIT)
 
 
@@ -68,7 +69,7 @@ class CommitRequest(Body):
     compose_hash: str = Field(max_length=80)
     app_id: str | None = Field(default=None, max_length=64)
     encrypted_env: str | None = Field(default=None, max_length=HEX_LIMIT)
-    env_keys: list[str] | None = Field(default=None, max_length=4096)
+    env_keys: list[EnvName] | None = Field(default=None, max_length=4096)
     kms_id: str | None = Field(default=None, max_length=64)
     contract_address: str | None = Field(default=None, max_length=64)
     deployer_address: str | None = Field(default=None, max_length=64)
@@ -79,7 +80,7 @@ class PatchRequest(Body):
 
     docker_compose_file: str | None = Field(default=None, max_length=TEXT_LIMIT)
     pre_launch_script: str | None = Field(default=None, max_length=TEXT_LIMIT)
-    allowed_envs: list[str] | None = Field(default=None, max_length=4096)
+    allowed_envs: list[EnvName] | None = Field(default=None, max_length=4096)
     public_logs: bool | None = None
     public_sysinfo: bool | None = None
     public_tcbinfo: bool | None = None
@@ -124,7 +125,7 @@ class EnvsRequest(Body):
     """PATCH /cvms/{cvm_id}/envs; the second phase repeats the first and adds the last two."""
 
     encrypted_env: str = Field(max_length=HEX_LIMIT)
-    env_keys: list[str] | None = Field(default=None, max_length=4096)
+    env_keys: list[EnvName] | None = Field(default=None, max_length=4096)
     compose_hash: str | None = Field(default=None, max_length=80)
     transaction_hash: str | None = Field(default=None, max_length=80)
 
@@ -134,7 +135,7 @@ class ComposeCommitRequest(Body):
 
     compose_hash: str = Field(max_length=80)
     encrypted_env: str | None = Field(default=None, max_length=HEX_LIMIT)
-    env_keys: list[str] | None = Field(default=None, max_length=4096)
+    env_keys: list[EnvName] | None = Field(default=None, max_length=4096)
     update_env_vars: bool | None = None
 
 
@@ -183,7 +184,9 @@ class InstanceIdRequest(Body):
 class InstanceIdsRequest(Body):
     """PATCH /cvms/instance-ids."""
 
-    cvm_ids: list[str | int] | None = Field(default=None, max_length=500)
+    cvm_ids: list[Annotated[str, StringConstraints(max_length=128)] | int] | None = Field(
+        default=None, max_length=500
+    )
     running_only: bool | None = None
     missing_only: bool | None = None
     overwrite: bool | None = None

@@ -1,6 +1,8 @@
 """What is seen of a CVM: state, figures, network, containers, status of many (cloud-api.md 6, 10.3, 12.10)."""
 
-from pydantic import Field
+from typing import Annotated
+
+from pydantic import Field, StringConstraints
 
 from teehouse.wire.cloud.base import Body
 from teehouse.wire.cloud.references import PublicUrl
@@ -132,7 +134,7 @@ class AvailableOsImage(Body):
 class StatusBatchRequest(Body):
     """POST /status/batch: UUIDs with or without dashes."""
 
-    vm_uuids: list[str] = Field(max_length=STATUS_BATCH_LIMIT)
+    vm_uuids: list[Annotated[str, StringConstraints(max_length=64)]] = Field(max_length=STATUS_BATCH_LIMIT)
 
 
 class StatusEvent(Body):
