@@ -1,6 +1,6 @@
 """One endpoint: its ways, its faults, and what they mean (endpoint.py, endpoint_reader.py)."""
 
-import asyncio
+import socket
 import subprocess
 import sys
 import time
@@ -21,7 +21,7 @@ from teehouse.chain.endpoint_reader import (
     MULTICALL3,
 )
 from teehouse.chain.reader import Answer, Block, Call, Receipt
-from teehouse.chain.rpc_reader import open_reader
+from teehouse.chain.rpc_reader import ReaderSettings, open_reader
 
 HOSTILE = b"\xbb" * 20
 
@@ -470,13 +470,10 @@ async def test_of_a_url_scheme_host_and_port_are_shown() -> None:
 
 async def test_a_silent_listener_is_not_waited_for() -> None:
     """A real socket that takes connections and never answers."""
-    server = await asyncio.start_server(lambda reader, writer: asyncio.sleep(30), "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    from teehouse.chain.rpc_reader import ReaderSettings
-
-    with pytest.raises(CollateralError) as refused:
-        await open_reader([f"http://127.0.0.1:{port}"], ReaderSettings(timeout=0.2))
-    server.close()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(CollateralError) as refused:
+            await open_reader([url], ReaderSettings(timeout=0.2))
     assert refused.value.finding.code == "chain.timeout"
 
 
