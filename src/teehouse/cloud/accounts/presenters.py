@@ -17,6 +17,7 @@ from teehouse.wire.cloud.accounts import (
     CurrentWorkspace,
     MemberAdded,
     MemberBody,
+    MemberChanged,
     SshKeyBody,
     WorkspaceBody,
     WorkspaceCreated,
@@ -94,6 +95,11 @@ def workspace_created(place: Place, key: NewKey) -> WorkspaceCreated:
 def member_body(seat: Seat) -> MemberBody:
     """A member."""
     return MemberBody.model_validate(_member(seat))
+
+
+def member_changed(seat: Seat, changed: list[str]) -> MemberChanged:
+    """A member, and what an update changed."""
+    return MemberChanged.model_validate({**_member(seat), "changed": changed})
 
 
 def member_added(added: Added) -> MemberAdded:

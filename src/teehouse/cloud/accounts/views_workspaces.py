@@ -11,6 +11,7 @@ from teehouse.cloud.accounts.presenters import (
     api_key_created,
     member_added,
     member_body,
+    member_changed,
     workspace_body,
     workspace_created,
 )
@@ -23,6 +24,7 @@ from teehouse.wire.cloud.accounts import (
     ApiKeyCreated,
     MemberAdded,
     MemberBody,
+    MemberChanged,
     NewApiKey,
     NewMember,
     NewWorkspace,
@@ -119,11 +121,11 @@ async def add_member(
 @router.patch("/{slug}/members/{user_id}")
 async def change_member_role(
     slug: str, user_id: str, body: RoleChange, caller: Signed, session: Writing
-) -> MemberBody:
+) -> MemberChanged:
     """Give a member another role."""
     own_workspace(caller, slug)
     number = decode(Kind.USER, user_id)
-    return member_body(await workspaces.change_role(session, caller, number, Role(body.role)))
+    return member_changed(*await workspaces.change_role(session, caller, number, Role(body.role)))
 
 
 @router.delete("/{slug}/members/{user_id}", status_code=204)

@@ -183,15 +183,19 @@ async def _new_user(
     return user
 
 
-async def change_role(session: AsyncSession, caller: Caller, user_id: int | None, role: Role) -> Seat:
-    """Give a member another role. Raises `CloudError` (W2, W3, 404)."""
+async def change_role(
+    session: AsyncSession, caller: Caller, user_id: int | None, role: Role
+) -> tuple[Seat, list[str]]:
+    """Give a member another role; which fields that changed. Raises `CloudError` (W2, W3, 404)."""
     seat = await _seat(session, caller, user_id)
+    if seat.membership.role == role:
+        return seat, []
     if role is Role.OWNER:
         caller.require(Role.OWNER)
     elif seat.membership.role == Role.OWNER:
         await _keep_an_owner(session, caller, seat)
     seat.membership.role = role
-    return seat
+    return seat, ["role"]
 
 
 async def remove_member(session: AsyncSession, caller: Caller, user_id: int | None) -> None:

@@ -117,6 +117,12 @@ class MemberBody(Body):
     created_at: str
 
 
+class MemberChanged(MemberBody):
+    """A member, and the names of the fields that an update changed."""
+
+    changed: list[str]
+
+
 class NewMember(Body):
     """Somebody to add: known by email, or made anew (`username`) by an administrator of the installation."""
 
