@@ -4,6 +4,7 @@ Each domain adds its own services as fields with a default; a route gets them th
 `teehouse.cloud.http.dependencies`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from teehouse.base.clock import Clock, SystemClock
@@ -33,3 +34,5 @@ class CloudParts:
     contracts: ContractReader | None = None  # None: no chain can be asked
     kms_contracts: KmsContractReader | None = None  # usually the same
     lifecycle: Lifecycle | None = None  # None: this process has no nodes, and changes no CVMs
+    # What else has to be in order for /readyz, by name: each says what is wrong, or None.
+    checks: dict[str, Callable[[], str | None]] = field(default_factory=dict)

@@ -4,26 +4,31 @@ Rules:
 
 1. What is added or taken away is what this installation started itself; every other entry stays as its owner wrote
    it.
-2. The file is replaced whole, readable by its owner only. Writers wait for each other on a lock beside it; the KMS
-   reads at any time.
+2. The file is replaced whole, readable by its owner only. Writers, of this process or another, wait for each other on
+   a lock beside it; the KMS reads at any time.
+3. What nobody uses is asked under that lock: what another process allows meanwhile, it allows afterwards.
 """
 
 import asyncio
+import fcntl
 import json
-from collections.abc import Callable
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from teehouse.base.files import locked, write_atomic
-from teehouse.base.findings import misuse
+from teehouse.base.files import PRIVATE, locked, write_atomic
+from teehouse.base.findings import MisuseError, misuse
 from teehouse.cloud.allowlists.authorisations import Unused
 
+LOCK_PAUSE = 0.02  # seconds between two looks at a lock that somebody has
 _NOBODY: dict[str, Any] = {"osImages": [], "kms": {"mrAggregated": [], "devices": []}, "apps": {}}
 
 
 class FileAuthorisations:
-    """The control plane's `Authorisations` in the file at `path` (rules 1, 2)."""
+    """The control plane's `Authorisations` in the file at `path` (rules 1 to 3)."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -37,10 +42,11 @@ class FileAuthorisations:
 
     async def forget(self, app_id: str, unused: Unused) -> None:
         """See `Authorisations.forget`."""
-        async with self._turn:
+        async with self._turn, _turn_of(self._path):
             hashes = frozenset(bytes.fromhex(text) for text in await unused())
             if hashes:
-                await asyncio.to_thread(forget, self._path, bytes.fromhex(app_id), hashes)
+                change = _forgetting(self._path, bytes.fromhex(app_id), hashes)
+                await asyncio.to_thread(_replace, self._path, change)
 
 
 def allow(
@@ -71,6 +77,12 @@ def allow(
 
 def forget(path: Path, app_id: bytes, compose_hashes: frozenset[bytes]) -> None:
     """Take these compose hashes from an app; an entry that says nothing else goes with its last. Raises as `allow`."""
+    _rewrite(path, _forgetting(path, app_id, compose_hashes))
+
+
+def _forgetting(
+    path: Path, app_id: bytes, compose_hashes: frozenset[bytes]
+) -> Callable[[dict[str, Any]], None]:
     gone = {_text(value) for value in compose_hashes}
 
     def change(config: dict[str, Any]) -> None:
@@ -83,21 +95,54 @@ def forget(path: Path, app_id: bytes, compose_hashes: frozenset[bytes]) -> None:
         if entry == {"devices": [], "composeHashes": []}:
             del apps[_text(app_id)]
 
-    _rewrite(path, change)
+    return change
 
 
 def _rewrite(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     try:
-        with locked(path.with_name(f".{path.name}.lock")):
-            config = _read(path)
-            before = json.dumps(config)
-            change(config)
-            if json.dumps(config) != before or not path.exists():
-                write_atomic(path, (json.dumps(config, indent=2) + "\n").encode())
+        with locked(_lock_of(path)):
+            _replace(path, change)
     except OSError as error:
-        raise misuse(
-            "auth-file.unwritable", f"{path} cannot be written", found=error.strerror or str(error)
-        ) from error
+        raise _unwritable(path, error) from error
+
+
+def _replace(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """For whoever holds the lock."""
+    try:
+        config = _read(path)
+        before = json.dumps(config)
+        change(config)
+        if json.dumps(config) != before or not path.exists():
+            write_atomic(path, (json.dumps(config, indent=2) + "\n").encode())
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+@asynccontextmanager
+async def _turn_of(path: Path) -> AsyncIterator[None]:
+    """The lock of the file (rule 2), without keeping the event loop from other work. Raises `MisuseError`."""
+    try:
+        descriptor = os.open(_lock_of(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                await asyncio.sleep(LOCK_PAUSE)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lock")
+
+
+def _unwritable(path: Path, error: OSError) -> MisuseError:
+    return misuse("auth-file.unwritable", f"{path} cannot be written", found=error.strerror or str(error))
 
 
 def _read(path: Path) -> dict[str, Any]:

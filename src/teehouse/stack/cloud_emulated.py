@@ -27,6 +27,7 @@ from teehouse.cloud.accounts.keys import PREFIX, new_token
 from teehouse.cloud.db.engine import Database
 from teehouse.cloud.http.logs import configure_logs
 from teehouse.cloud.inventory.seeding import register_kms, register_node, seed_instance_types
+from teehouse.cloud.nodes.directory import KnownNodes
 from teehouse.cloud.settings import CloudSettings
 from teehouse.keys.derive import hkdf
 from teehouse.kms.client.connection import KmsConnection
@@ -94,7 +95,7 @@ async def serve_cloud(installation: Installation, kms: ServedKms, node: Node) ->
             plan = CloudPlan(
                 settings,
                 installation.clock,
-                {number: node},
+                KnownNodes({number: node}),
                 FileAuthorisations(kms.auth_file),
                 headers=(EMULATED_HEADER,),
             )

@@ -7,14 +7,17 @@ Rules:
    recorded, and is gone on with at the next start.
 3. Apps on chain are changed where a reader of their chain is there, and refused where it is not. One answer of a
    chain, however many reads it takes, has `CHAIN_SECONDS`; a transaction is waited for `PATIENCE` seconds.
+4. One process is all of it, or a part: the API, which writes down what is to be done, or a worker, which does it and
+   answers on /healthz, /readyz and /metrics alone.
 """
 
 import os
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from enum import Enum
 from pathlib import Path
 
 from teehouse.base.clock import Clock
@@ -31,15 +34,26 @@ from teehouse.cloud.db.engine import Database, open_database, sqlite_url
 from teehouse.cloud.db.migrate import upgrade
 from teehouse.cloud.http.app import create_app
 from teehouse.cloud.inventory.env_keys import AskedKmsKeys, EnvironmentKeysByKms
-from teehouse.cloud.nodes.directory import KnownNodes
+from teehouse.cloud.nodes.directory import NodeDirectory
 from teehouse.cloud.parts import CloudParts
 from teehouse.cloud.settings import CloudSettings
+from teehouse.cloud.workflows.announcing import AnnouncedWorkflows, hearing
+from teehouse.cloud.workflows.api import Workflows
 from teehouse.cloud.workflows.durable import DbosWorkflows
 from teehouse.cloud.workflows.serving import working
 from teehouse.cloud.workflows.steps import Steps
-from teehouse.node.api import Node
 
 IDENT = "Teehouse control plane"
+
+
+class Role(Enum):
+    """What a process is (rule 4)."""
+
+    ALL = "all"
+    API = "api"
+    WORKER = "worker"
+
+
 CHAIN_SECONDS = 10.0
 PATIENCE = 15.0
 PAUSE = 0.5  # seconds between two looks for a transaction
@@ -47,17 +61,18 @@ PAUSE = 0.5  # seconds between two looks for a transaction
 
 @dataclass(frozen=True, slots=True)
 class CloudPlan:
-    """What a control plane is made of. `nodes` are by record number, `headers` go into every answer.
+    """What a control plane is made of. `headers` go into every answer.
 
     `chains` are the readers of the chains that apps are on, by chain id; the control plane closes them.
     """
 
     settings: CloudSettings
     clock: Clock
-    nodes: Mapping[int, Node]
+    nodes: NodeDirectory
     authorisations: Authorisations
     headers: Sequence[tuple[str, str]] = ()
     chains: Mapping[int, Reader] = field(default_factory=dict)
+    role: Role = Role.ALL
 
 
 def sqlite_database(path: Path) -> str:
@@ -86,7 +101,15 @@ async def serving_cloud(
     """Serve on `listening`, which is closed in the end, for as long as the context lasts (rule 2)."""
     contracts = OnchainContracts(plan.chains, deadline=CHAIN_SECONDS) if plan.chains else None
     parts = cloud_parts(plan, database, contracts)
-    app = create_app(parts, lifespans=[reading_agents, working])
+    app = create_app(
+        parts,
+        lifespans={
+            Role.ALL: (reading_agents, working, hearing),
+            Role.API: (reading_agents,),
+            Role.WORKER: (working, hearing),
+        }[plan.role],
+        **({"signed": (), "public": (), "pages": ()} if plan.role is Role.WORKER else {}),
+    )
     listener = Listener(app, [listening], ident=IDENT, headers=plan.headers)
     try:
         async with app.router.lifespan_context(app):
@@ -103,13 +126,19 @@ async def serving_cloud(
 def cloud_parts(plan: CloudPlan, database: Database, contracts: OnchainContracts | None = None) -> CloudParts:
     """The parts of the application, its workflows on DBOS; `contracts` over the plan's chains (rule 3)."""
     settings, clock = plan.settings, plan.clock
-    nodes = KnownNodes(plan.nodes)
     keys = AskedKmsKeys(clock)
-    steps = Steps(database, nodes, clock, authorisations=plan.authorisations)
+    checks: dict[str, Callable[[], str | None]] = {}
+    workflows: Workflows
+    if plan.role is Role.API:
+        workflows = AnnouncedWorkflows(database)
+    else:
+        steps = Steps(database, plan.nodes, clock, authorisations=plan.authorisations)
+        workflows = durable = DbosWorkflows(database, steps, clock)
+        checks["workflows"] = durable.trouble
     lifecycle = Lifecycle(
         database,
-        nodes,
-        DbosWorkflows(database, steps, clock),
+        plan.nodes,
+        workflows,
         EnvironmentKeysByKms(database, keys),
         OffChainGate() if contracts is None else ChainGate(contracts, patience=PATIENCE, pause=PAUSE),
         clock,
@@ -122,8 +151,9 @@ def cloud_parts(plan: CloudPlan, database: Database, contracts: OnchainContracts
         database,
         clock=clock,
         kms_keys=keys,
-        nodes=nodes,
+        nodes=plan.nodes,
         contracts=contracts,
         kms_contracts=contracts,
         lifecycle=lifecycle,
+        checks=checks,
     )

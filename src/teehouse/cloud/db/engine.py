@@ -13,7 +13,9 @@ Rules:
 5. SQLite is given statistics when it is opened and every now and then (`Database.analyze`): without them it takes
    an index that gives the order for one that finds the rows. PostgreSQL sees to that itself; its compiler of
    expressions, which takes longer than our statements, is off.
-6. A database that does not answer is HTTP 503 at the edge (`teehouse.cloud.http.faults`), never a wrong answer.
+6. A machine that is gone is noticed on both sides of a connection to PostgreSQL within half a minute: the locks that
+   its sessions held are free then.
+7. A database that does not answer is HTTP 503 at the edge (`teehouse.cloud.http.faults`), never a wrong answer.
 """
 
 import asyncio
@@ -38,6 +40,11 @@ POOL_TIMEOUT: Final = 10.0  # seconds that a request waits for a connection
 RECYCLE: Final = 900  # seconds that a connection to SQLite is used: a new one sees the newest statistics
 ANALYZED: Final = 400  # rows of each index that statistics are made of
 _WRITE: Final = "teehouse_write"
+_SESSION: Final = (
+    "-c timezone=utc -c jit=off"
+    " -c tcp_keepalives_idle=15 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3"
+)
+_KEEPALIVES: Final = {"keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3}
 _WAL_TURNS: Final = 200
 _WAL_PAUSE: Final = 0.01  # seconds
 
@@ -122,7 +129,7 @@ def open_database(url: str, *, pool_size: int = 10) -> Database:
             max_overflow=pool_size,
             pool_timeout=POOL_TIMEOUT,
             pool_pre_ping=True,  # after a restart of the server, dead connections are replaced and not used
-            connect_args={"connect_timeout": 5, "options": "-c timezone=utc -c jit=off"},
+            connect_args={"connect_timeout": 5, "options": _SESSION, **_KEEPALIVES},
         )
         return Database(engine)
     raise _bad_url(backend)

@@ -6,6 +6,8 @@ Rules:
    write lock. Each then finds what is left to do.
 2. A migration is all or nothing; both databases alter tables inside transactions.
 3. A database that is newer than the program is refused: an older program would not understand what is in it.
+4. A replica among several changes no tables: it serves a database that is at its own version (`check`), and whoever
+   installs the version brings it there.
 """
 
 from pathlib import Path
@@ -62,17 +64,41 @@ async def upgrade(database: Database, revision: str = "head") -> None:
         try:
             command.upgrade(_config(connection), revision)
         except CommandError as error:
-            raise misuse(
-                "cloud.database-newer",
-                "the database was written by another version of this program",
-                expected=f"a migration up to {head()}",
-                found=str(MigrationContext.configure(connection).get_current_revision()),
-                remedy="run the version that the database belongs to, or restore a copy",
-            ) from error
+            raise _newer(MigrationContext.configure(connection).get_current_revision()) from error
 
     async with database.write() as session:
         await (await session.connection()).run_sync(run)
     await database.analyze()
+
+
+async def check(database: Database) -> None:
+    """See that the database is at this version's tables (rule 4). Raises `MisuseError`, and what the database raises."""
+    found = await current(database)
+    if found == head():
+        return
+    if found is not None and found not in _revisions():
+        raise _newer(found)
+    raise misuse(
+        "cloud.database-empty" if found is None else "cloud.database-behind",
+        "the database does not have the tables of this version",
+        expected=f"migration {head()}",
+        found="no tables" if found is None else f"migration {found}",
+        remedy="run `teehouse cloud init` once, with the same database",
+    )
+
+
+def _revisions() -> frozenset[str]:
+    return frozenset(script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions())
+
+
+def _newer(found: str | None) -> Exception:
+    return misuse(
+        "cloud.database-newer",
+        "the database was written by another version of this program",
+        expected=f"a migration up to {head()}",
+        found=str(found),
+        remedy="run the version that the database belongs to, or restore a copy",
+    )
 
 
 async def downgrade(database: Database, revision: str) -> None:

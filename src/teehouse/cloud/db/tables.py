@@ -4,6 +4,7 @@ from typing import Final
 
 from sqlalchemy import MetaData
 
+from teehouse.cloud import installation
 from teehouse.cloud.accounts import models as accounts
 from teehouse.cloud.apps import models as apps
 from teehouse.cloud.cvms import models as cvms
@@ -14,5 +15,5 @@ from teehouse.cloud.nodes import models as nodes
 from teehouse.cloud.revisions import models as revisions
 from teehouse.cloud.webhooks import models as webhooks
 
-DOMAINS: Final = (accounts, inventory, nodes, apps, cvms, revisions, webhooks, http)
+DOMAINS: Final = (accounts, inventory, nodes, apps, cvms, revisions, webhooks, http, installation)
 metadata: Final[MetaData] = Base.metadata

@@ -1,4 +1,7 @@
-"""`/healthz`: the process answers. `/readyz`: its database does, and has this version's tables. `/metrics`."""
+"""`/healthz`: the process answers. `/readyz`: so does all that it needs. `/metrics`.
+
+Ready means: the database answers and has this version's tables, and each of the parts' `checks` finds nothing wrong.
+"""
 
 import asyncio
 from typing import Final
@@ -35,7 +38,10 @@ async def readyz(parts: Parts) -> Response:
         return JSONResponse({"status": "unavailable", "database": "does not answer"}, 503)
     if found != migrate.head():
         return JSONResponse({"status": "unavailable", "database": f"at migration {found}"}, 503)
-    return JSONResponse({"status": "ok", "database": found})
+    wrong = {name: said for name, check in parts.checks.items() if (said := check()) is not None}
+    if wrong:
+        return JSONResponse({"status": "unavailable", "database": found, **wrong}, 503)
+    return JSONResponse({"status": "ok", "database": found, **dict.fromkeys(parts.checks, "ok")})
 
 
 @router.get("/metrics")

@@ -5,7 +5,7 @@ Rules:
 1. Any 2xx within 10 seconds is success. All else is failure, redirects included: they are not followed.
 2. After a failure come three more attempts, 1 minute, 10 minutes and 1 hour later; then it is given up.
 3. A delivery is claimed before it is sent, by a guarded UPDATE, for longer than an attempt takes: two workers do
-   not send it at once, and one that dies does not keep it.
+   not send it at once, and one that dies does not keep it. Whoever took longer than its claim settles nothing.
 4. Every attempt sends the same bytes, with the time of the attempt in its signature.
 5. Of an answer, the status is kept and nothing else; of a failure without one, its kind.
 6. A webhook that is disabled or deleted is told nothing any more: what waits for it is given up.
@@ -108,7 +108,13 @@ class WebhookWorker:
         async with self._database.write() as session:
             claimed = await session.execute(
                 update(WebhookDelivery)
-                .where(WebhookDelivery.id == number, WebhookDelivery.status == DeliveryStatus.PENDING, free)
+                .where(
+                    WebhookDelivery.id == number,
+                    WebhookDelivery.status == DeliveryStatus.PENDING,
+                    WebhookDelivery.next_attempt_at
+                    <= now,  # another worker's attempt may have failed meanwhile
+                    free,
+                )
                 .values(claimed_until=now + CLAIM)
             )
             return bool(cast("CursorResult[Any]", claimed).rowcount)
@@ -148,6 +154,8 @@ class WebhookWorker:
             values |= {"next_attempt_at": now + RETRIES[row.attempts]}
         async with self._database.write() as session:
             await session.execute(
-                update(WebhookDelivery).where(WebhookDelivery.id == row.id).values(**values)
+                update(WebhookDelivery)
+                .where(WebhookDelivery.id == row.id, WebhookDelivery.attempts == row.attempts)
+                .values(**values)
             )
         _log.info("webhook", event_id=row.event_id, delivered=delivered, attempts=row.attempts + 1)

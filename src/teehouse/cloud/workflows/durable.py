@@ -7,7 +7,9 @@ D1. A step that was recorded is not repeated; one that was under way when a proc
 D2. DBOS allows one instance per process, so there is one `DbosWorkflows` launched at a time. Its functions find
     the steps through `_launched`, and are registered once, when this module is imported.
 D3. On SQLite there is one process: its executor has a fixed name, and `launch` goes on with what it left behind.
-    On PostgreSQL each process is an executor with a name of its own, alive as long as its lock (`executors`).
+    On PostgreSQL each process is an executor with a name of its own, alive as long as its lock (`executors`). What
+    a dead one left is asked for under its lock: of two that find it dead, the second finds nothing left. Who lost its
+    own lock with the connection judges nobody for `SETTLING`: the others lost theirs with the same database.
 D4. Arguments and results are numbers and short texts, stored as JSON: what is read back from the database cannot
     become code.
 D5. The version that DBOS compares is a constant: plans are stored with their operations, so a newer release goes
@@ -26,7 +28,7 @@ from datetime import timedelta
 from typing import Any, Final, cast
 
 import structlog
-from dbos import DBOS, DBOSConfig, SetWorkflowID
+from dbos import DBOS, DBOSConfig, SetWorkflowID, WorkflowStatus
 from dbos._serialization import Serializer
 from sqlalchemy import CursorResult, select, update
 from sqlalchemy.engine import URL
@@ -44,6 +46,8 @@ APPLICATION: Final = "teehouse"
 VERSION: Final = "1"  # rule D5
 EMBEDDED: Final = "embedded"
 GRACE: Final = timedelta(seconds=15)  # before `sweep` takes an operation for forgotten
+SETTLING: Final = 15.0  # seconds
+LATE: Final = 60.0  # seconds without a sweep, after which the engine is not well
 _UNDER_WAY: Final = frozenset({"PENDING", "ENQUEUED", "DELAYED"})
 _ATTEMPTS: Final = 8  # of a step that the database did not let happen: about two minutes
 
@@ -76,6 +80,7 @@ class DbosWorkflows:
         self.tasks: set[asyncio.Task[Any]] = set()
         self.running: set[int] = set()  # operations whose workflow is under way here
         self._left: set[str] = set()  # workflows that the last round of `sweep` found left alone
+        self._settled_at = self._swept_at = 0.0  # by the clock of the event loop
 
     async def launch(self) -> None:
         global _launched  # noqa: PLW0603 - rule D2
@@ -140,7 +145,15 @@ class DbosWorkflows:
             await self._begin(operation_id, workflow_id)
             taken += 1
         self._left = left
+        self._swept_at = asyncio.get_running_loop().time()
         return taken
+
+    def trouble(self) -> str | None:
+        """What is wrong with the engine; None while it carries on work, and looks after that of others."""
+        if _launched is not self:
+            return "not launched"
+        late = asyncio.get_running_loop().time() - self._swept_at
+        return f"work was last looked after {late:.0f} seconds ago" if late > LATE else None
 
     async def close(self) -> None:
         global _launched  # noqa: PLW0603 - rule D2
@@ -183,20 +196,30 @@ class DbosWorkflows:
         """Go on with what executors that are dead left behind (rule D3); how many workflows."""
         if self._lock is None:
             return 0
-        await self._lock.hold(self.executor_id)
-        pending = await DBOS.list_workflows_async(status="PENDING", load_input=False, load_output=False)
+        now = asyncio.get_running_loop().time()
+        if not await self._lock.hold(self.executor_id):
+            self._settled_at = now + SETTLING
+        if now < self._settled_at:
+            return 0
+        pending = await _pending()
         others = {one.executor_id for one in pending if one.executor_id not in {None, self.executor_id}}
         taken = 0
         for executor_id in sorted(name for name in others if name):
             async with self._lock.try_take(executor_id) as dead:
                 if not dead:
                     continue
-                for one in pending:
-                    if one.executor_id == executor_id:
-                        await DBOS.resume_workflow_async(one.workflow_id)
-                        taken += 1
+                for one in await _pending(executor_id):
+                    await DBOS.resume_workflow_async(one.workflow_id)
+                    taken += 1
                 _log.warning("executor is dead, its work is resumed", executor=executor_id)
         return taken
+
+
+async def _pending(executor_id: str | None = None) -> list[WorkflowStatus]:
+    """Workflows that are carried on, by this executor or by any."""
+    return await DBOS.list_workflows_async(
+        status="PENDING", executor_id=executor_id, load_input=False, load_output=False
+    )
 
 
 _launched: DbosWorkflows | None = None

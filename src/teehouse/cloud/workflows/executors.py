@@ -6,8 +6,11 @@ X1. An executor holds the lock of its name on a connection of its own, for as lo
     dies, the database drops the lock with the connection.
 X2. A lock that was lost with its connection (the database was restarted) is taken again.
 X3. Whoever takes another's lock knows that it is dead, and holds the lock only while it takes over the work.
+X4. What one process alone does at a time, it holds a claim for: a lock by name. All claims of a process are on one
+    connection; with that they are lost, and whoever held them finds out by `Claims.alive`.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Final
@@ -17,6 +20,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 _SPACE: Final = "teehouse-executor:"
+_CLAIMS: Final = "teehouse-claim:"
 _TAKE = text("SELECT pg_advisory_lock(hashtextextended(:name, 0))")
 _TRY = text("SELECT pg_try_advisory_lock(hashtextextended(:name, 0))")
 _DROP = text("SELECT pg_advisory_unlock(hashtextextended(:name, 0))")
@@ -28,13 +32,14 @@ class ExecutorLock:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
         self._connection: AsyncConnection | None = None
+        self._held = False
 
-    async def hold(self, executor_id: str) -> None:
-        """Hold the lock, if it is not held already. Raises what the database raises."""
+    async def hold(self, executor_id: str) -> bool:
+        """Hold the lock; whether it has been held ever since it was first (rule X2). Raises what the database raises."""
         if self._connection is not None:
             with suppress(DBAPIError, OSError):
                 await self._connection.execute(text("SELECT 1"))
-                return
+                return True
             await self.release()
         connection = await self._engine.connect()
         try:
@@ -44,6 +49,8 @@ class ExecutorLock:
             await connection.invalidate()
             raise
         self._connection = connection
+        first, self._held = not self._held, True
+        return first
 
     @asynccontextmanager
     async def try_take(self, executor_id: str) -> AsyncIterator[bool]:
@@ -61,6 +68,58 @@ class ExecutorLock:
 
     async def release(self) -> None:
         """Let go, by ending the connection."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(DBAPIError, OSError):
+                await connection.invalidate()
+            with suppress(DBAPIError, OSError):
+                await connection.close()
+
+
+class Claims:
+    """What this process alone does at the moment (rule X4)."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._connection: AsyncConnection | None = None
+        self._turn = asyncio.Lock()  # a connection does one thing at a time
+
+    async def alive(self) -> bool:
+        """Whether all that was taken is still held. Nothing is held any more where it is not."""
+        async with self._turn:
+            if self._connection is None:
+                return False
+            with suppress(DBAPIError, OSError):
+                await self._connection.execute(text("SELECT 1"))
+                return True
+            await self._leave()
+            return False
+
+    async def take(self, name: str) -> bool:
+        """Take a claim that is not held already; False where another process has it. Raises what the database raises."""
+        async with self._turn:
+            if self._connection is None:
+                connection = await self._engine.connect()
+                self._connection = await connection.execution_options(isolation_level="AUTOCOMMIT")
+            try:
+                return bool((await self._connection.execute(_TRY, {"name": _CLAIMS + name})).scalar_one())
+            except BaseException:
+                await self._leave()
+                raise
+
+    async def drop(self, name: str) -> None:
+        """Give a claim back; one that was lost is given back already."""
+        async with self._turn:
+            if self._connection is not None:
+                with suppress(DBAPIError, OSError):
+                    await self._connection.execute(_DROP, {"name": _CLAIMS + name})
+
+    async def close(self) -> None:
+        """Give all of them back."""
+        async with self._turn:
+            await self._leave()
+
+    async def _leave(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             with suppress(DBAPIError, OSError):

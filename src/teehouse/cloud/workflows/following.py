@@ -8,6 +8,9 @@ F2. A node that does not answer is offline until it does; it is asked again afte
 F3. A chore that fails is told to the log and done again at its next time; it ends none of the others.
 F4. The cursor is written with what it stands for: at the latest `CURSOR_EVERY` events later.
 F5. A node that is registered later is followed from the next `NodeFollowers.look` on.
+F6. Of several processes on PostgreSQL, one follows a node, by a claim (`executors`, rule X4). One that cannot reach
+    the node gives the claim back for a pause, so that another one may try: a node is offline when nobody reaches it.
+    A cursor is written for the incarnation it counts in, and never backwards: two followers do no harm.
 """
 
 import asyncio
@@ -26,6 +29,7 @@ from teehouse.cloud.db.engine import Database
 from teehouse.cloud.nodes.directory import NodeDirectory
 from teehouse.cloud.nodes.models import Node as NodeRow
 from teehouse.cloud.nodes.models import NodeStatus
+from teehouse.cloud.workflows.executors import Claims
 from teehouse.cloud.workflows.observing import Reconciler
 from teehouse.node.api import EventKind
 
@@ -59,12 +63,16 @@ class NodeFollower:
     async def run(self) -> None:
         """Until cancelled."""
         while True:
-            try:
-                await self.follow()
-            except (TeehouseError, SQLAlchemyError, OSError) as error:
-                _log.warning("node not followed", node=self._node_id, reason=str(error)[:200])
-                await self._offline()
+            await self.attempt()
             await asyncio.sleep(self._pause)
+
+    async def attempt(self) -> None:
+        """Until the stream ends, or the node is offline (rule F2)."""
+        try:
+            await self.follow()
+        except (TeehouseError, SQLAlchemyError, OSError) as error:
+            _log.warning("node not followed", node=self._node_id, reason=str(error)[:200])
+            await self._offline()
 
     async def follow(self) -> None:
         """Until the node ends the stream. Raises `CollateralError`, and what the database raises."""
@@ -80,7 +88,7 @@ class NodeFollower:
                 await self._reconciler.take_over(self._node_id, event.cvm_id)
             unwritten += 1
             if event.kind in _TELLING or unwritten >= CURSOR_EVERY:
-                await self._write(event_cursor=event.sequence, last_seen_at=self._clock.now())
+                await self._write(info.incarnation, event.sequence)
                 unwritten = 0
 
     async def _online(self, incarnation: int) -> int:
@@ -107,13 +115,22 @@ class NodeFollower:
         except (SQLAlchemyError, OSError) as error:
             _log.warning("node not marked", node=self._node_id, reason=type(error).__name__)
 
-    async def _write(self, **values: object) -> None:
+    async def _write(self, incarnation: int, cursor: int) -> None:
+        """Rules F4 and F6."""
         async with self._database.write() as session:
-            await session.execute(update(NodeRow).where(NodeRow.id == self._node_id).values(**values))
+            await session.execute(
+                update(NodeRow)
+                .where(
+                    NodeRow.id == self._node_id,
+                    NodeRow.incarnation == incarnation,
+                    NodeRow.event_cursor <= cursor,
+                )
+                .values(event_cursor=cursor, last_seen_at=self._clock.now())
+            )
 
 
 class NodeFollowers:
-    """Follows all nodes (rule F5), until closed."""
+    """Follows all nodes (rule F5), until closed; those that it has a claim to, where there are `claims` (F6)."""
 
     def __init__(
         self,
@@ -122,30 +139,64 @@ class NodeFollowers:
         reconciler: Reconciler,
         clock: Clock,
         *,
+        claims: Claims | None = None,
         pause: float = PAUSE,
     ) -> None:
         self._database = database
         self._nodes = nodes
         self._reconciler = reconciler
         self._clock = clock
+        self._claims = claims
         self._pause = pause
         self._tasks: dict[int, asyncio.Task[None]] = {}
 
+    @property
+    def followed(self) -> frozenset[int]:
+        """The numbers of the nodes that this process follows."""
+        return frozenset(self._tasks)
+
     async def look(self) -> None:
-        """Begin with the nodes that are not followed yet. Raises what the database raises."""
+        """Begin with the nodes that nobody follows yet. Raises what the database raises."""
+        if self._claims is not None and self._tasks and not await self._claims.alive():
+            await self._end()  # others may follow by now
         async with self._database.read() as session:
             numbers = (await session.execute(select(NodeRow.id).order_by(NodeRow.id))).scalars().all()
         for number in numbers:
-            if number not in self._tasks:
-                follower = NodeFollower(
-                    self._database, self._nodes, self._reconciler, self._clock, number, pause=self._pause
-                )
-                self._tasks[number] = asyncio.create_task(_reported("node", follower.run()))
+            if number not in self._tasks and (
+                self._claims is None or await self._claims.take(_claim(number))
+            ):
+                self._tasks[number] = asyncio.create_task(_reported("node", self._follow(number)))
 
     async def close(self) -> None:
         """End them."""
-        await _ended(tuple(self._tasks.values()))
+        await self._end()
+        if self._claims is not None:
+            await self._claims.close()
+
+    async def _follow(self, number: int) -> None:
+        follower = NodeFollower(
+            self._database, self._nodes, self._reconciler, self._clock, number, pause=self._pause
+        )
+        if self._claims is None:
+            await follower.run()
+            return
+        try:
+            try:
+                await follower.attempt()
+            finally:
+                await self._claims.drop(_claim(number))
+            await asyncio.sleep(self._pause)  # somebody else's turn
+        finally:
+            self._tasks.pop(number, None)
+
+    async def _end(self) -> None:
+        tasks = tuple(self._tasks.values())
         self._tasks.clear()
+        await _ended(tasks)
+
+
+def _claim(number: int) -> str:
+    return f"node-{number}"
 
 
 async def repeat(name: str, seconds: float, chore: Callable[[], Awaitable[object]]) -> None:

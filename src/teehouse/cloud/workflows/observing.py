@@ -11,6 +11,8 @@ B4. A node's CVM whose row was deleted is removed there. One that no row knows i
 B5. A CVM that its node does not know is reported and in error; where it is to run, a start takes it in anew.
 B6. A CVM that runs another compose file than the wanted one is reported; what is wanted is repaired by an update.
 B7. Every report is a finding, and a line in the log.
+B8. Several processes may compare the same node at once, and what was read is older than what is written: a row is
+    changed only if it still has the status it was judged by, and repaired only if it is still wanted so.
 """
 
 from collections.abc import Iterable
@@ -154,9 +156,9 @@ class Reconciler:
             return []
         finding = _finding("cloud.cvm-lost", row, "a CVM", "none")
         async with self._database.write() as session:
-            await _update(
-                session, row, {"status": CvmStatus.ERROR, "boot_error": finding.sentence()}, self._clock.now()
-            )
+            values = {"status": CvmStatus.ERROR, "boot_error": finding.sentence()}
+            if not await _update(session, row, values, self._clock.now()):
+                return []  # it was changed, deleted, or reported by somebody else meanwhile
         if row.desired == Desired.RUNNING:
             await self._repair(row, OperationType.START, "running", "unknown")
         elif row.desired == Desired.DELETED:
@@ -168,6 +170,8 @@ class Reconciler:
         try:
             async with self._database.write() as session:
                 cvm = await hold_cvm_number(session, row.workspace_id, row.id)
+                if cvm.desired != row.desired:  # rule B8
+                    return []
                 author = Author(None, row.workspace_id)
                 operation = await begin(
                     session, cvm, kind, author, now=self._clock.now(), request={"repairs": found}
@@ -204,7 +208,10 @@ class Reconciler:
 
 
 async def _update(session: AsyncSession, row: _Row, values: dict[str, Any], now: datetime) -> bool:
-    """Into the row, unless an operation has begun meanwhile (rule B1)."""
+    """Into the row, unless an operation has begun meanwhile (rule B1), or it is no longer what was judged (B8)."""
+    held = select(Cvm.status).where(Cvm.id == row.id, Cvm.deleted_at.is_(None)).with_for_update()
+    if (await session.execute(held)).scalar_one_or_none() != row.status:
+        return False
     under_way = select(Operation.id).where(Operation.cvm_id == row.id, Operation.finished_at.is_(None))
     if (await session.execute(under_way)).first() is not None:
         return False

@@ -3,7 +3,7 @@
 Rules:
 
 1. Workflows are launched before the first request, and closed after the last.
-2. Every replica does every chore: each claims what it works on, or may be done twice.
+2. Every worker does every chore: each claims what it works on, or may be done twice.
 """
 
 from collections.abc import AsyncIterator
@@ -15,6 +15,7 @@ from teehouse.cloud.housekeeping import forget_expired
 from teehouse.cloud.nodes.reservations import expire
 from teehouse.cloud.parts import CloudParts
 from teehouse.cloud.webhooks.delivery import HttpSender, WebhookWorker
+from teehouse.cloud.workflows.executors import Claims
 from teehouse.cloud.workflows.following import NodeFollowers, in_background, repeat
 from teehouse.cloud.workflows.observing import Reconciler
 
@@ -36,7 +37,8 @@ async def working(parts: CloudParts) -> AsyncIterator[None]:
     reconciler = Reconciler(life.database, life.nodes, life.workflows, life.clock)
     sender = HttpSender()
     webhooks = WebhookWorker(life.database, parts.settings, life.clock, sender)
-    followers = NodeFollowers(life.database, life.nodes, reconciler, life.clock)
+    claims = None if life.database.dialect == "sqlite" else Claims(life.database.engine)
+    followers = NodeFollowers(life.database, life.nodes, reconciler, life.clock, claims=claims)
     await life.workflows.launch()
     try:
         async with in_background(
