@@ -15,6 +15,7 @@ from teehouse.base.findings import OUTCOME_TABLE, TeehouseError
 from teehouse.cli.governance import governance_app
 from teehouse.cli.verify import verify_app
 from teehouse.stack.chain_commands import chain_app
+from teehouse.stack.cloud_command import cloud_app
 from teehouse.stack.kms_commands import auth_app, kms_app
 from teehouse.stack.node_command import node_app
 
@@ -29,6 +30,7 @@ app.add_typer(verify_app, name="verify")
 app.add_typer(kms_app, name="kms")
 app.add_typer(auth_app, name="auth")
 app.add_typer(node_app, name="node")
+app.add_typer(cloud_app, name="cloud")
 app.add_typer(chain_app, name="chain")
 app.add_typer(governance_app, name="governance")
 
