@@ -69,7 +69,7 @@ contracts: setup  ## compile contracts/*.vy into the package
 cover: $(VENV)/.dev  ## branch coverage, with the floors that CI holds
 	@$(BIN)/python -m tools.coverage
 
-bench: $(VENV)/.dev  ## measure speed and memory; writes docs/performance.md
+bench: $(VENV)/.dev  ## measure speed and memory; writes docs/performance.md (python -m bench.cloud: the control plane alone)
 	@$(BIN)/python -m bench
 
 lock:  ## resolve requirements/*.txt anew; needs uv on PATH

@@ -5,11 +5,10 @@ from pathlib import Path
 
 from bench import chain, kms, logs, node, pages
 from bench.latency import Bench
+from bench.page import PAGE
 from bench.processes import agent_memory, keep_bytecode, running, start_time, up_time
 from bench.report import Processes, render
 from bench.server import READY
-
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
 
 
 def main() -> None:
@@ -35,6 +34,7 @@ def main() -> None:
             node.section(node.measure(directory / "n")),
             pages.section(pages.measure(directory / "p")),
             logs.section(logs.measure(directory / "l")),
+            *cloud.sections(directory / "c"),
             chain.section(chain.measure(directory / "c")),
         ]
     page = render(measured, processes) + "".join("\n" + "\n".join(lines) + "\n" for lines in sections)

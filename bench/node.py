@@ -151,8 +151,10 @@ async def _boot(node: LocalNode, count: int) -> dict[str, Any]:
     await starts
     for cvm_id in ids:
         await settled(node, cvm_id, timeout_seconds=PATIENCE)
+    states = [await node.state(cvm_id) for cvm_id in ids]
+    pages = {state.cvm_id: state.endpoints.pages_url for state in states if state.endpoints is not None}
     gc.collect()
-    return {"ids": ids, "seconds": seconds, "resident": _resident()}
+    return {"ids": ids, "pages": pages, "seconds": seconds, "resident": _resident()}
 
 
 def _resident() -> float:

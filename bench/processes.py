@@ -46,13 +46,13 @@ def agent_memory(directory: Path) -> tuple[float, float]:
         pass  # a process that compiles its modules is larger ever after
     with running(*command, ready="ready") as process:
         time.sleep(1)  # for what starts in the background
-        idle = _resident(process.pid)
+        idle = resident(process.pid)
         connection = Connection(directory / "dstack.sock")
         kinds = calls()
         for number in range(MIXED):
             connection.body(kinds[number % len(kinds)].requests())
         connection.close()
-        return idle, _resident(process.pid)
+        return idle, resident(process.pid)
 
 
 def start_time(arguments: Sequence[str]) -> float:
@@ -87,6 +87,7 @@ def up_time(directory: Path) -> float:
     return statistics.median(taken[1:])
 
 
-def _resident(pid: int) -> float:
+def resident(pid: int) -> float:
+    """MiB that a process has resident."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1024**2
