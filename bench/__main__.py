@@ -3,7 +3,7 @@
 import tempfile
 from pathlib import Path
 
-from bench import chain, kms, logs, node, pages
+from bench import chain, cloud, kms, logs, node, pages
 from bench.latency import Bench
 from bench.page import PAGE
 from bench.processes import agent_memory, keep_bytecode, running, start_time, up_time
@@ -27,14 +27,14 @@ def main() -> None:
             help=start_time(["-m", "teehouse", "--help"]),
             up=up_time(directory),
         )
-        for name in "knplc":  # short: sockets live below them
+        for name in "knplcw":  # short: sockets live below them
             (directory / name).mkdir()
         sections = [
             kms.section(kms.measure(directory / "k")),
             node.section(node.measure(directory / "n")),
             pages.section(pages.measure(directory / "p")),
             logs.section(logs.measure(directory / "l")),
-            *cloud.sections(directory / "c"),
+            *cloud.sections(directory / "w"),
             chain.section(chain.measure(directory / "c")),
         ]
     page = render(measured, processes) + "".join("\n" + "\n".join(lines) + "\n" for lines in sections)
