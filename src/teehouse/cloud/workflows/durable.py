@@ -22,7 +22,9 @@ D7. A workflow of this process that is pending and that nothing here carries on 
 
 import asyncio
 import json
+import os
 import secrets
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any, Final, cast
@@ -74,7 +76,7 @@ class DbosWorkflows:
         self._database = database
         self._clock = clock
         self._lock = None if database.dialect == "sqlite" else ExecutorLock(database.engine)
-        own = EMBEDDED if self._lock is None else f"replica-{secrets.token_hex(8)}"
+        own = EMBEDDED if self._lock is None else _own_name()
         self.executor_id = executor_id or own
         self.steps = steps
         self.tasks: set[asyncio.Task[Any]] = set()
@@ -220,6 +222,11 @@ async def _pending(executor_id: str | None = None) -> list[WorkflowStatus]:
     return await DBOS.list_workflows_async(
         status="PENDING", executor_id=executor_id, load_input=False, load_output=False
     )
+
+
+def _own_name() -> str:
+    """A name that no other executor ever has; people read the machine and the process from it."""
+    return f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(8)}"
 
 
 _launched: DbosWorkflows | None = None
