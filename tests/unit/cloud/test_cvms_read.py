@@ -41,7 +41,7 @@ from teehouse.cloud.nodes.models import Node as NodeRow
 from teehouse.guest.hostinfo import Disk, HostFigures
 from teehouse.guest.metrics import host_metrics
 from teehouse.node.api import CvmEndpoints, CvmPhase, CvmState, Node
-from teehouse.node.workload import ContainerState
+from teehouse.node.workload import ContainerState, PublishedPort
 from teehouse.wire.cloud.cvms import CvmDetailV1, CvmInfoV2, CvmInfoV3, CvmPageV1, CvmPageV2, CvmPageV3
 from teehouse.wire.cloud.observations import (
     AvailableOsImage,
@@ -298,6 +298,7 @@ def test_half_a_machine_is_none(spoiled: str) -> None:
     [
         ({"gateway_domain": None, "url": None}, "http://127.0.0.1:8090"),
         ({"gateway_domain": None, "url": "https://node.example.org"}, None),
+        ({"gateway_domain": None, "url": "https://127.0.0.1:12000"}, "http://127.0.0.1:8090"),
         ({"gateway_domain": "g.example.org", "url": None}, f"https://{app_id_of(1)}-8090.g.example.org"),
     ],
 )
@@ -311,6 +312,60 @@ async def test_the_agents_pages_are_shown_where_they_are(
     assert (await cloud.get("/cvms/cvm-1", V4)).json()["app_url"] == shown
     detail = (await cloud.get("/cvms/cvm-1", V1)).json()
     assert detail["dapp_dashboard_url"] == (None if shown is None else f"{shown}/")
+
+
+PUBLISHED = "127.0.0.1:8080 0.0.0.0:40000 [::1]:8081 192.0.2.7:443"
+
+
+@pytest.mark.parametrize(
+    ("place", "status", "published", "shown"),
+    [
+        (None, "running", PUBLISHED, ["127.0.0.1:8080", "127.0.0.1:40000", "[::1]:8081", "192.0.2.7:443"]),
+        ("https://localhost:1", "running", "127.0.0.1:8080 [::]:2", ["127.0.0.1:8080", "localhost:2"]),
+        ("https://node.example.org:1", "running", PUBLISHED, ["node.example.org:40000", "192.0.2.7:443"]),
+        ("https://[2001:db8::1]:1", "running", "0.0.0.0:1 [::]:1", ["[2001:db8::1]:1"]),
+        (None, "running", "", []),
+        (None, "running", None, []),
+        (None, "starting", PUBLISHED, []),
+        (None, "stopped", PUBLISHED, []),
+    ],
+)
+async def test_without_a_gateway_ports_are_shown_where_the_node_serves_them(
+    cloud: World, place: str | None, status: str, published: str | None, shown: list[str]
+) -> None:
+    await cloud.deploy(1, [{"status": status}])
+    async with cloud.database.write() as session:
+        await session.execute(update(NodeRow).where(NodeRow.id == 1).values(gateway_domain=None, url=place))
+        await session.execute(update(Cvm).where(Cvm.id == 1).values(published=published))
+    urls = [{"app": f"http://{place}", "instance": f"http://{place}"} for place in shown]
+    (listed,) = (await cloud.get("/cvms/paginated", V1)).json()["items"]
+    detail = (await cloud.get("/cvms/cvm-1", V1)).json()
+    assert [listed["public_urls"], detail["public_urls"]] == [urls, urls]
+    for version in (V2, V4):
+        (within,) = (await cloud.get("/apps", version)).json()["dstack_apps"]
+        alone = (await cloud.get("/cvms/cvm-1", version)).json()
+        assert [within["current_cvm"]["endpoints"], alone["endpoints"]] == [urls, urls]
+
+
+async def test_the_network_of_a_cvm_is_what_its_node_says_now(cloud: World, seen: Seen) -> None:
+    ports = (
+        PublishedPort("127.0.0.1", 9000, 443),
+        PublishedPort("127.0.0.1", 9001, 80, wanted=80),
+        PublishedPort("127.0.0.1", 9002, 53, "udp"),
+    )
+    seen.containers = (ContainerState("web", "nginx", "running", "Up", ports=ports),)
+    await cloud.deploy(1)
+    async with cloud.database.write() as session:
+        await session.execute(update(NodeRow).where(NodeRow.id == 1).values(gateway_domain=None))
+        await session.execute(update(Cvm).where(Cvm.id == 1).values(published="127.0.0.1:8000"))
+
+    async def urls() -> list[str]:
+        answer = (await cloud.get("/cvms/cvm-1/network")).json()
+        return [url["instance"] for url in answer["public_urls"]]
+
+    assert await urls() == ["http://127.0.0.1:9001", "http://127.0.0.1:9000"]
+    seen.broken = True
+    assert await urls() == ["http://127.0.0.1:8000"]
 
 
 async def test_network(cloud: World, seen: Seen) -> None:

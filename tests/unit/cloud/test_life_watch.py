@@ -25,7 +25,8 @@ from teehouse.cloud.webhooks.models import Webhook, WebhookDelivery
 from teehouse.cloud.webhooks.signing import PURPOSE, is_signed
 from teehouse.cloud.workflows.following import NodeFollower, in_background
 from teehouse.cloud.workflows.observing import Reconciler
-from teehouse.node.api import CvmPhase, CvmSpec, EventKind
+from teehouse.node.api import CvmPhase, CvmSpec, CvmState, EventKind
+from teehouse.node.workload import PublishedPort
 from teehouse.wire.cloud.versions import ApiVersion
 
 SETTINGS = CloudSettings(database_url="sqlite+aiosqlite:///unused", secret_key=SecretBytes(bytes(range(32))))
@@ -107,6 +108,36 @@ async def test_a_follower_takes_errors_over(tmp_path: Path) -> None:
             life.node.tell(uuid, EventKind.PHASE, "error")
             while (await life.cvm(done.cvm_id)).status != "error":  # noqa: ASYNC110 - another task's row
                 await asyncio.sleep(0.01)
+
+
+async def test_ports_are_asked_for_once_after_each_boot(tmp_path: Path) -> None:
+    async with living(tmp_path) as life:
+        done = await life.deploy()
+        uuid = (await life.cvm(done.cvm_id)).vm_uuid
+        assert (await life.cvm(done.cvm_id)).published == "127.0.0.1:1"
+        asked = life.node.calls.count("state")
+        listed = [replace(state, containers=()) for state in await life.node.list()]
+
+        async def without_containers() -> tuple[CvmState, ...]:
+            return tuple(listed)
+
+        life.node.list = without_containers  # type: ignore[method-assign] # a list tells no containers
+        assert await codes(life) == []
+        assert life.node.calls.count("state") == asked  # the boot is known
+        assert (await life.cvm(done.cvm_id)).published == "127.0.0.1:1"
+
+        ports = (PublishedPort("127.0.0.1", 40000, 80), PublishedPort("127.0.0.1", 53, 53, "udp"))
+        booted = life.clock.now() + timedelta(minutes=1)
+        state = life.node.states[uuid]
+        life.node.states[uuid] = replace(
+            state, started_at=booted, containers=(replace(state.containers[0], ports=ports),)
+        )
+        listed[0] = replace(listed[0], started_at=booted)
+        for _ in range(2):
+            assert await codes(life) == []
+            assert life.node.calls.count("state") == asked + 1
+            cvm = await life.cvm(done.cvm_id)
+            assert (cvm.published, cvm.started_at) == ("127.0.0.1:40000", booted)
 
 
 def parsed(frames: list[bytes]) -> list[tuple[str, Any]]:

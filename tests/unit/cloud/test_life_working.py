@@ -69,7 +69,7 @@ async def test_a_cvm_that_is_stopped_shows_no_pages(tmp_path: Path) -> None:
         await act(life.life, life.author, "my-app", OperationType.STOP)
         await life.idle()
         cvm = await life.cvm(done.cvm_id)
-        assert (cvm.status, cvm.agent_url) == ("stopped", None)
+        assert (cvm.status, cvm.agent_url, cvm.published) == ("stopped", None, None)
 
 
 async def test_without_a_life_cycle_nothing_is_done(tmp_path: Path) -> None:

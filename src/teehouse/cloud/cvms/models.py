@@ -138,6 +138,7 @@ class Cvm(Base):
     boot_error: Mapped[str | None]
     shutdown_progress: Mapped[str | None]
     agent_url: Mapped[str | None]  # its agent's pages, as the node reaches them; while it runs
+    published: Mapped[str | None]  # `addresses.published_text`, while it runs; NULL: not yet asked for
     correlation_id: Mapped[str | None] = mapped_column(String(128))  # of the last operation
     started_at: Mapped[datetime | None]
     exited_at: Mapped[datetime | None]

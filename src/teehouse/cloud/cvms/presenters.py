@@ -8,8 +8,7 @@ Rules:
 3. Answers are plain objects of JSON members. Their schemas are in `teehouse.wire.cloud`; lists are not validated
    against them again when they are sent.
 4. Prices are what is listed; nothing is charged.
-5. The agent's pages are shown behind the gateway; without one they are shown where they are, for a node in this
-   process alone: what another host calls its loopback leads nowhere.
+5. Where the app and the agent's pages are reached: `addresses`.
 """
 
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import Any, Final, Protocol
 
+from teehouse.cloud.cvms.addresses import agent_url, dashboard_url, gateway_domain, public_urls
 from teehouse.cloud.cvms.models import CvmStatus
 from teehouse.cloud.cvms.records import (
     CvmRecord,
@@ -32,7 +32,6 @@ from teehouse.cloud.inventory.chains import client_chain
 from teehouse.wire.cloud.base import time_text
 from teehouse.wire.cloud.versions import ApiVersion
 
-AGENT_PORT: Final = 8090
 _BILLING_INTERVAL: Final = "hourly"
 Json = dict[str, Any]
 
@@ -158,17 +157,6 @@ def uptime(row: CvmRow, now: datetime) -> str:
     return f"{minutes}m {seconds}s" if minutes else f"{seconds}s"
 
 
-def public_urls(cvm: CvmRecord) -> list[Json]:
-    """Where the published ports of the app are reached; none without a gateway."""
-    domain = _domain(cvm)
-    if domain is None:
-        return []
-    return [
-        {"app": _url(cvm.app.app_id, port, domain), "instance": _url(_instance(cvm), port, domain)}
-        for port in cvm.compose.ports
-    ]
-
-
 @lru_cache(64)
 def money(amount: Decimal) -> str:
     """Decimal text without trailing zeros: `0.058`."""
@@ -199,14 +187,14 @@ def present_cvm_detail_v1(cvm: CvmRecord, how: Presentation) -> Json:
         "instance_type": row.instance_type,
         "public_sysinfo": row.public_sysinfo,
         "public_logs": row.public_logs,
-        "dapp_dashboard_url": _dashboard(cvm),
+        "dapp_dashboard_url": dashboard_url(cvm),
         "syslog_endpoint": how.links.serial(row.vm_uuid),
         "kms_info": kms_ref(cvm.kms),
         "contract_address": cvm.app.contract_address,
         "deployer_address": cvm.app.deployer_address,
         "scheduled_delete_at": None,
         "public_urls": public_urls(cvm),
-        "gateway_domain": _domain(cvm),
+        "gateway_domain": gateway_domain(cvm),
         "machine_info": _machine(row),
         "updated_at": time_text(row.updated_at),
     }
@@ -244,7 +232,7 @@ def _cvm_v1(cvm: CvmRecord, how: Presentation) -> Json:
         "name": row.name,
         "status": row.status,
         "uptime": uptime(row, how.now),
-        "app_url": _agent_url(cvm),
+        "app_url": agent_url(cvm),
         "app_id": cvm.app.app_id,
         "instance_id": row.instance_id,
         "configuration": None,
@@ -262,7 +250,7 @@ def _cvm_v1(cvm: CvmRecord, how: Presentation) -> Json:
         "listed": cvm.app.listed,
         "status": row.status,
         "in_progress": cvm.operation is not None,
-        "dapp_dashboard_url": _dashboard(cvm),
+        "dapp_dashboard_url": dashboard_url(cvm),
         "syslog_endpoint": how.links.serial(row.vm_uuid),
         "allow_upgrade": cvm.operation is None,
         "project_id": None,
@@ -272,7 +260,7 @@ def _cvm_v1(cvm: CvmRecord, how: Presentation) -> Json:
         "vcpu": row.vcpu,
         "memory": row.memory_mb,
         "disk_size": row.disk_gb,
-        "gateway_domain": _domain(cvm),
+        "gateway_domain": gateway_domain(cvm),
         "public_urls": public_urls(cvm),
         "machine_info": _machine(row),
         "updated_at": time_text(row.updated_at),
@@ -321,7 +309,7 @@ def _cvm_v2(cvm: CvmRecord, how: Presentation) -> Json:  # noqa: ARG001 - as its
             "correlation_id": operation.correlation_id,
         },
         "compose_hash": row.compose_hash,
-        "gateway": {"base_domain": _domain(cvm), "cname": None},
+        "gateway": {"base_domain": gateway_domain(cvm), "cname": None},
         "services": list(cvm.compose.services),
         "endpoints": public_urls(cvm),
         "public_logs": row.public_logs,
@@ -367,7 +355,7 @@ def _cvm_v3(cvm: CvmRecord, how: Presentation) -> Json:
         "deleted_at": None if row.deleted_at is None else time_text(row.deleted_at),
         "project_type": cvm.compose.runner,
         "updated_at": time_text(row.updated_at),
-        "app_url": _agent_url(cvm),
+        "app_url": agent_url(cvm),
         "base_image": row.base_image,
         "features": list(cvm.compose.features),
         "runner": cvm.compose.runner,
@@ -390,34 +378,6 @@ def _teepod(node: NodeRecord | None) -> Json | None:
 
 def _period(cvm: CvmRecord) -> str:
     return "skip" if cvm.rate is None else "hourly"
-
-
-def _domain(cvm: CvmRecord) -> str | None:
-    return cvm.node.gateway_domain if cvm.node is not None and cvm.row.gateway_enabled else None
-
-
-def _instance(cvm: CvmRecord) -> str:
-    """What stands for the instance in its addresses; the app where it has no id (yet)."""
-    return cvm.row.instance_id or cvm.app.app_id
-
-
-def _agent_url(cvm: CvmRecord) -> str | None:
-    """Rule 5."""
-    if cvm.node is None:
-        return None
-    if cvm.node.gateway_domain is None:
-        return cvm.row.agent_url if cvm.node.url is None else None
-    domain = _domain(cvm)
-    return None if domain is None else _url(cvm.app.app_id, AGENT_PORT, domain)
-
-
-def _dashboard(cvm: CvmRecord) -> str | None:
-    url = _agent_url(cvm)
-    return None if url is None else f"{url.rstrip('/')}/"
-
-
-def _url(name: str, port: int, domain: str) -> str:
-    return f"https://{name}-{port}.{domain}"
 
 
 def _prefixed(digits: str | None) -> str | None:

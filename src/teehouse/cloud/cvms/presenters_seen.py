@@ -11,8 +11,9 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
+from teehouse.cloud.cvms.addresses import public_urls, published_text
 from teehouse.cloud.cvms.models import CvmStatus
-from teehouse.cloud.cvms.presenters import Json, Presentation, public_urls, uptime
+from teehouse.cloud.cvms.presenters import Json, Presentation, uptime
 from teehouse.cloud.cvms.reading import CvmStanding
 from teehouse.cloud.cvms.records import CvmRecord, ImageRecord, OperationRecord, parse_compose
 from teehouse.node.api import CvmState
@@ -36,7 +37,7 @@ def present_stats(cvm: CvmRecord, sysinfo: Json | None, error: str | None) -> Js
     }
 
 
-def present_network(cvm: CvmRecord, error: str | None) -> Json:
+def present_network(cvm: CvmRecord, state: CvmState | None, error: str | None) -> Json:
     """`CvmNetwork`. Without a gateway there is neither an internal address nor a handshake."""
     return {
         "is_online": error is None,
@@ -44,7 +45,7 @@ def present_network(cvm: CvmRecord, error: str | None) -> Json:
         "error": error,
         "internal_ip": None,
         "latest_handshake": None,
-        "public_urls": public_urls(cvm),
+        "public_urls": public_urls(cvm, None if state is None else published_text(state.containers)),
     }
 
 

@@ -198,6 +198,7 @@ class CvmRow(NamedTuple):
     boot_error: str | None
     shutdown_progress: str | None
     agent_url: str | None
+    published: str | None
     correlation_id: str | None
     started_at: datetime | None
     exited_at: datetime | None

@@ -142,8 +142,8 @@ async def get_cvm_network(cvm_id: str, parts: Parts, caller: Signed) -> Response
     """Where the CVM is reached."""
     async with parts.database.read() as session:
         cvm = await get_cvm(session, caller.workspace_id, cvm_id)
-    _, error = await observed_state(parts.nodes, cvm.row)
-    return JsonAnswer(present_network(cvm, error))
+    state, error = await observed_state(parts.nodes, cvm.row)
+    return JsonAnswer(present_network(cvm, state, error))
 
 
 @router.get("/cvms/{cvm_id}/composition", responses={200: {"model": CvmComposition}})

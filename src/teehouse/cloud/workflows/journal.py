@@ -20,6 +20,7 @@ from teehouse.base.findings import Finding
 from teehouse.base.hashes import sha256
 from teehouse.cloud.allowlists.authorisations import unused_hashes
 from teehouse.cloud.apps.models import App
+from teehouse.cloud.cvms.addresses import published_text
 from teehouse.cloud.cvms.models import Cvm, CvmEvent, CvmStatus, Operation
 from teehouse.cloud.db.engine import Database
 from teehouse.cloud.inventory.models import KmsContract, KmsNode
@@ -66,6 +67,7 @@ class Work:
     spec: CvmSpec
     deadline: float
     on_chain: bool
+    trace_id: str | None = None
 
     @property
     def app_id(self) -> str:
@@ -114,6 +116,7 @@ class Journal:
                 spec=await node_spec(session, cvm),
                 deadline=self._deadline if timeout is None else float(timeout),
                 on_chain=bool(chain_id),
+                trace_id=operation.trace_id,
             )
 
     async def unused(self, work: Work) -> frozenset[str]:
@@ -234,6 +237,7 @@ def seen(state: CvmState | None) -> dict[str, Any]:
             "boot_progress": None,
             "shutdown_progress": None,
             "agent_url": None,
+            "published": None,
         }
     values: dict[str, Any] = {
         "status": _STATUS[state.phase],
@@ -241,6 +245,7 @@ def seen(state: CvmState | None) -> dict[str, Any]:
         "boot_error": state.error.sentence() if state.error and state.phase is CvmPhase.ERROR else None,
         "shutdown_progress": None,
         "agent_url": state.endpoints.pages_url if state.endpoints is not None else None,
+        "published": published_text(state.containers) if state.phase is CvmPhase.RUNNING else None,
     }
     if state.instance_id:
         values["instance_id"] = state.instance_id.hex()

@@ -11,7 +11,9 @@ B4. A node's CVM whose row was deleted is removed there. One that no row knows i
 B5. A CVM that its node does not know is reported and in error; where it is to run, a start takes it in anew.
 B6. A CVM that runs another compose file than the wanted one is reported; what is wanted is repaired by an update.
 B7. Every report is a finding, and a line in the log.
-B8. Several processes may compare the same node at once, and what was read is older than what is written: a row is
+B8. A list of CVMs does not tell their ports: a CVM that has booted anew since, or whose ports are not known yet, is
+    asked after by itself.
+B9. Several processes may compare the same node at once, and what was read is older than what is written: a row is
     changed only if it still has the status it was judged by, and repaired only if it is still wanted so.
 """
 
@@ -35,7 +37,7 @@ from teehouse.cloud.nodes.models import Node as NodeRow
 from teehouse.cloud.revisions.models import OperationType
 from teehouse.cloud.workflows.api import Workflows
 from teehouse.cloud.workflows.journal import seen
-from teehouse.node.api import CvmPhase, CvmState
+from teehouse.node.api import CvmPhase, CvmState, Node
 
 _DOWN: Final = frozenset({CvmPhase.STOPPED, CvmPhase.CREATED})
 _log = structlog.get_logger(__name__)
@@ -51,11 +53,13 @@ class _Row:
     status: str
     desired: str
     compose_hash: str
+    started_at: datetime | None
+    published: str | None
     busy: bool
 
 
 class Reconciler:
-    """Compares what nodes run with what the database says (rules B1 to B7)."""
+    """Compares what nodes run with what the database says (rules B1 to B9)."""
 
     def __init__(self, database: Database, nodes: NodeDirectory, workflows: Workflows, clock: Clock) -> None:
         self._database = database
@@ -87,7 +91,8 @@ class Reconciler:
             if row is None:
                 found += await self._without_row(node_id, state)
             elif not row.busy and state.settled:
-                found += await self._settled(row, state)
+                whole = await self._whole(node, row, state)
+                found += await self._settled(row, whole or state, ports=whole is not None)
         for cvm_id, row in rows.items():
             if cvm_id not in states and not row.busy:
                 found += await self._lost(row)
@@ -103,7 +108,7 @@ class Reconciler:
             return
         row = next(iter(await self._rows(node_id, cvm_id)), None)
         if row is not None and not row.busy and state.settled and state.phase is not CvmPhase.REMOVED:
-            await self._write(row, state)
+            await self._write(row, state, ports=True)
 
     async def _rows(self, node_id: int, vm_uuid: str | None = None) -> Iterable[_Row]:
         one = [] if vm_uuid is None else [Cvm.vm_uuid == vm_uuid]
@@ -117,6 +122,8 @@ class Reconciler:
                     Cvm.status,
                     Cvm.desired,
                     Cvm.compose_hash,
+                    Cvm.started_at,
+                    Cvm.published,
                     Operation.id.is_not(None),
                 )
                 .outerjoin(Operation, under_way)
@@ -124,8 +131,20 @@ class Reconciler:
             )
             return [_Row(*row) for row in rows.all()]
 
-    async def _settled(self, row: _Row, state: CvmState) -> list[Finding]:
-        await self._write(row, state)
+    @staticmethod
+    async def _whole(node: Node, row: _Row, listed: CvmState) -> CvmState | None:
+        """All that the node says of the CVM, where rule B8 wants it."""
+        known = row.published is not None and row.started_at == listed.started_at
+        if listed.phase is not CvmPhase.RUNNING or known:
+            return None
+        try:
+            state = await node.state(listed.cvm_id)
+        except MisuseError:  # it is gone meanwhile; the next look tells
+            return None
+        return state if state.settled and state.phase is CvmPhase.RUNNING else None
+
+    async def _settled(self, row: _Row, state: CvmState, *, ports: bool) -> list[Finding]:
+        await self._write(row, state, ports=ports)
         found: list[Finding] = []
         if row.desired == Desired.DELETED:
             found += await self._repair(row, OperationType.DELETE, "deleted", state.phase.value)
@@ -170,7 +189,7 @@ class Reconciler:
         try:
             async with self._database.write() as session:
                 cvm = await hold_cvm_number(session, row.workspace_id, row.id)
-                if cvm.desired != row.desired:  # rule B8
+                if cvm.desired != row.desired:  # rule B9
                     return []
                 author = Author(None, row.workspace_id)
                 operation = await begin(
@@ -182,10 +201,12 @@ class Reconciler:
         await self._workflows.start(number)
         return [_finding("cloud.cvm-astray", row, expected, found)]
 
-    async def _write(self, row: _Row, state: CvmState) -> None:
-        """Rules B1 and B2."""
+    async def _write(self, row: _Row, state: CvmState, *, ports: bool) -> None:
+        """Rules B1 and B2; `ports` says that the state tells them (rule B8)."""
         now = self._clock.now()
         values = seen(state)
+        if state.phase is CvmPhase.RUNNING and not ports:
+            del values["published"]
         event = None
         if row.status == CvmStatus.RUNNING and state.phase is not CvmPhase.RUNNING:
             values["exited_at"] = now
@@ -208,7 +229,7 @@ class Reconciler:
 
 
 async def _update(session: AsyncSession, row: _Row, values: dict[str, Any], now: datetime) -> bool:
-    """Into the row, unless an operation has begun meanwhile (rule B1), or it is no longer what was judged (B8)."""
+    """Into the row, unless an operation has begun meanwhile (rule B1), or it is no longer what was judged (B9)."""
     held = select(Cvm.status).where(Cvm.id == row.id, Cvm.deleted_at.is_(None)).with_for_update()
     if (await session.execute(held)).scalar_one_or_none() != row.status:
         return False
