@@ -71,8 +71,8 @@ class Api:
 
 
 @asynccontextmanager
-async def api(kind: str, tmp_path: Path) -> AsyncIterator[Api]:
-    async with cloud(kind, tmp_path) as made:
+async def api(kind: str, tmp_path: Path, **settings: Any) -> AsyncIterator[Api]:
+    async with cloud(kind, tmp_path, **settings) as made:
         async with made.database.write() as session:
             await seed_instance_types(session)
             image, kms = await add_inventory(session)

@@ -113,7 +113,7 @@ def test_settings_keep_their_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_telemetry_without_its_package_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("teehouse.cloud.http.app.find_spec", lambda _name: None)
+    monkeypatch.setattr("teehouse.cloud.tracing.find_spec", lambda _name: None)
     url = await migrated_url("sqlite", tmp_path)
     parts = CloudParts(
         CloudSettings(database_url=url, secret_key=SECRET_KEY, telemetry=True), open_database(url)

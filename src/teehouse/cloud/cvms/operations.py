@@ -25,6 +25,7 @@ from teehouse.cloud.cvms.lookup import find_cvm
 from teehouse.cloud.cvms.models import Cvm, Desired, Operation
 from teehouse.cloud.errors import CloudError, ErrorCode, busy
 from teehouse.cloud.revisions.models import ComposeFile, OperationType, Revision
+from teehouse.cloud.tracing import note_operation
 from teehouse.cloud.workflows.journal import SUPERSEDED
 from teehouse.cloud.workflows.plan import STATUS, plan, target
 
@@ -137,6 +138,7 @@ async def begin(
         await session.flush()
     except IntegrityError as error:
         raise busy("The CVM is busy: another operation has just begun; try again") from error
+    note_operation(correlation_id)
     return operation
 
 

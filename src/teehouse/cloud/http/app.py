@@ -6,19 +6,18 @@ Rules:
    that is none.
 2. Every answer of the API is JSON but the few that are declared as text.
 3. Nothing is loaded from other hosts, the documentation page included.
-4. OpenTelemetry records requests only where the settings say so.
+4. OpenTelemetry records requests only where the settings say so (`teehouse.cloud.tracing`).
 """
 
+import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from importlib.util import find_spec
 from typing import Final
 
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi.routing import APIRoute
 
 import teehouse
-from teehouse.base.findings import misuse
 from teehouse.cloud.http import health, routers
 from teehouse.cloud.http.bodies import BodyLimitMiddleware
 from teehouse.cloud.http.context import API, ContextMiddleware
@@ -29,6 +28,7 @@ from teehouse.cloud.http.idempotency import IdempotencyMiddleware
 from teehouse.cloud.http.key_use import KeyUseMiddleware
 from teehouse.cloud.http.metrics import RequestMetrics
 from teehouse.cloud.parts import CloudParts
+from teehouse.cloud.tracing import RequestTracing, check_installed, configuration
 
 TITLE: Final = "Teehouse control plane"
 DESCRIPTION: Final = "Apps, CVMs, revisions and attestations of a confidential cloud."
@@ -56,14 +56,8 @@ def create_app(
         await parts.database.dispose()
 
     telemetry = parts.settings.telemetry
-    if telemetry and find_spec("opentelemetry.sdk") is None:
-        raise misuse(
-            "cloud.telemetry",
-            "OpenTelemetry is asked for",
-            expected="the package opentelemetry-sdk, and an exporter",
-            found="no such package",
-            remedy="install them, or unset TEEHOUSE_TELEMETRY",
-        )
+    if telemetry:
+        check_installed(os.environ)
     app = FastAPI(
         title=TITLE,
         description=DESCRIPTION,
@@ -72,13 +66,7 @@ def create_app(
         redoc_url=None,
         lifespan=lifespan,
         generate_unique_id_function=operation_id,
-        telemetry={
-            "tracing": telemetry,
-            "metrics": telemetry,
-            "operation_spans": telemetry,
-            "logs": False,  # they would carry messages of exceptions
-            "auto_configure": telemetry,
-        },
+        telemetry=configuration(wanted=telemetry),
     )
     app.state.parts = parts
     app.state.metrics = RequestMetrics()
@@ -99,7 +87,7 @@ def create_app(
     app.add_middleware(IdempotencyMiddleware)
     app.add_middleware(KeyUseMiddleware, database=lambda: app.state.parts.database)
     app.add_middleware(BodyLimitMiddleware, limit=parts.settings.body_limit)
-    app.add_middleware(ContextMiddleware, metrics=app.state.metrics)
+    app.add_middleware(ContextMiddleware, metrics=app.state.metrics, tracing=RequestTracing(wanted=telemetry))
     return app
 
 

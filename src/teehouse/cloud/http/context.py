@@ -4,8 +4,8 @@ Rules:
 
 1. A request has an id: the caller's `X-Request-ID` when it is harmless text, else one of our own. It is in the
    answer's header, in every log line written meanwhile, and in errors.
-2. Its trace id (32 hex digits) is the one of the caller's `traceparent`, else of our own making; revisions and
-   operations keep it.
+2. Its trace id (32 hex digits) is that of its span where OpenTelemetry records one, else the one of the caller's
+   `traceparent`, else of our own making; revisions and operations keep it.
 3. A log line has the path and never the query, which may hold codes. Keys are in headers, which are not logged.
 4. What no handler expected is 500 with a sentence and the id; the rest of it is in the log.
 """
@@ -23,7 +23,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from teehouse.cloud.http.metrics import RequestMetrics
+from teehouse.cloud.http.metrics import RequestMetrics, known_method
+from teehouse.cloud.tracing import RequestTracing, Traced
 
 REQUEST_ID: Final = "X-Request-ID"
 _HARMLESS = re.compile(r"[0-9A-Za-z._:/-]{1,128}")
@@ -43,10 +44,11 @@ class RequestContext:
     trace_id: str
 
     @classmethod
-    def of_headers(cls, headers: Headers) -> "RequestContext":
-        """The context that these headers ask for."""
-        traced = _TRACEPARENT.fullmatch(headers.get("traceparent", ""))
-        trace_id = traced[1] if traced and traced[1] != _NO_TRACE else secrets.token_hex(16)
+    def of_headers(cls, headers: Headers, trace_id: str | None = None) -> "RequestContext":
+        """The context that these headers ask for; `trace_id` is that of a span that is recorded."""
+        if trace_id is None:
+            traced = _TRACEPARENT.fullmatch(headers.get("traceparent", ""))
+            trace_id = traced[1] if traced and traced[1] != _NO_TRACE else secrets.token_hex(16)
         wanted = headers.get(REQUEST_ID, "")
         return cls(wanted if _HARMLESS.fullmatch(wanted) else trace_id, trace_id)
 
@@ -60,15 +62,20 @@ def context_of(request: Request) -> RequestContext:
 class ContextMiddleware:
     """Rules 1 to 4 around an application."""
 
-    def __init__(self, app: ASGIApp, *, metrics: RequestMetrics) -> None:
+    def __init__(self, app: ASGIApp, *, metrics: RequestMetrics, tracing: RequestTracing) -> None:
         self._app = app
         self._metrics = metrics
+        self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        context = RequestContext.of_headers(Headers(scope=scope))
+        with self._tracing.request(scope, known_method(scope["method"])) as traced:
+            await self._answer(scope, receive, send, traced)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, traced: Traced) -> None:
+        context = RequestContext.of_headers(Headers(scope=scope), traced.trace_id)
         scope[_KEY] = context
         begun = time.perf_counter()
         status = 0
@@ -102,7 +109,9 @@ class ContextMiddleware:
                 await JSONResponse(body, 500)(scope, receive, sending)
             finally:
                 seconds = time.perf_counter() - begun
-                self._metrics.count(scope["method"], _route(scope), status, seconds)
+                route = _route(scope)
+                self._metrics.count(scope["method"], route, status, seconds)
+                traced.answered(route, status)
                 log.info(
                     "request",
                     method=scope["method"],

@@ -18,6 +18,11 @@ _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "O
 Gauge = Callable[[], float]
 
 
+def known_method(method: str) -> str:
+    """The method, or OTHER (rule 2)."""
+    return method if method in _METHODS else "OTHER"
+
+
 class RequestMetrics:
     """Counts of requests by method, route and status, their times by route, and figures that others offer."""
 
@@ -28,7 +33,7 @@ class RequestMetrics:
 
     def count(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count a request that has been answered."""
-        key = (method if method in _METHODS else "OTHER", route, status)
+        key = (known_method(method), route, status)
         self._counts[key] = self._counts.get(key, 0) + 1
         buckets, total = self._times.setdefault(route, ([0] * (len(BUCKETS) + 1), [0.0]))
         total[0] += seconds

@@ -32,6 +32,7 @@ from teehouse.base.findings import (
 from teehouse.cloud.allowlists.authorisations import Authorisations, NoAuthorisations
 from teehouse.cloud.db.engine import Database
 from teehouse.cloud.nodes.directory import NodeDirectory
+from teehouse.cloud.tracing import operation_step
 from teehouse.cloud.workflows.api import BEGIN, FINISH
 from teehouse.cloud.workflows.journal import EndedError, Journal, Work
 from teehouse.cloud.workflows.plan import Step
@@ -102,7 +103,8 @@ class Steps:
                 correlation_id=work.correlation_id, cvm=work.vm_uuid, operation=work.operation_type.value
             )
             try:
-                await self._step(name, work)
+                with operation_step(name, work.trace_id, work.correlation_id):
+                    await self._step(name, work)
             except TeehouseError as error:
                 log.warning("operation failed", step=name, reason=error.finding.sentence())
                 await self._journal.fail(work, error.finding)
