@@ -36,8 +36,8 @@ $(VENV)-vyper/.done: requirements/vyper.txt  # the contracts' compiler wants old
 
 setup: $(VENV)/.dev $(VENV)/.clients $(VENV)-vyper/.done  ## everything a developer needs
 
-up: $(VENV)/.runtime  ## run the emulated cloud here; DIR and PORT may be given
-	@exec $(BIN)/teehouse up --dir "$(DIR)" --port "$(PORT)"
+up: $(VENV)/.runtime  ## run the emulated cloud here; DIR, PORT and CHAIN=anvil may be given
+	@exec $(BIN)/teehouse up --dir "$(DIR)" --port "$(PORT)" $(if $(CHAIN),--chain "$(CHAIN)") $(if $(CHAIN_ID),--chain-id "$(CHAIN_ID)")
 
 test: setup test-js  ## all tests; a part that the machine lacks is skipped with its reason
 	@$(BIN)/python -m pytest

@@ -273,14 +273,15 @@ def _chain(options: dict[str, Any]) -> "ChainChecks | None":
     async def ask(verdict: "Verdict") -> "tuple[Finding, ...]":
         try:
             async with await open_reader(urls, settings, chain_id=options["chain_id"]) as reader:
-                return await check_app(reader, _boot_info(verdict), expected)
+                return await check_app(reader, boot_info(verdict), expected)
         except CollateralError as error:
             return (replace(error.finding, check="G1"),)
 
     return ask
 
 
-def _boot_info(verdict: "Verdict") -> "BootInfo":
+def boot_info(verdict: "Verdict") -> "BootInfo":
+    """What a KMS's contract is asked about the app of a verdict that names one."""
     from teehouse.chain.calls import BootInfo
 
     info = verdict.app_info

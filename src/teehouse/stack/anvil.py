@@ -6,17 +6,19 @@ Rules:
    directory or above it, or of the source tree's tests. Where there is none, the refusal says how to get it.
 2. It listens on loopback alone: its accounts and their keys are known to everybody.
 3. State is written while it runs and when it ends, and read at the next start.
-4. It is ended with this process's context, and waited for.
+4. It is ended with this process's context, and waited for. One that a killed process has left behind is ended at
+   the next start with the same state: two would write over each other's.
 """
 
 import asyncio
+import os
 import platform
 import shutil
 import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -35,6 +37,8 @@ DEPLOYER_KEY: Final = bytes.fromhex("ac0974bec39a17e36ba4a6b4d238ff944bacb478cbe
 
 _MACHINES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
 _SOURCE_TREE = Path(__file__).resolve().parents[3] / "tests" / "functional" / "js"
+PID_FILE: Final = "anvil.pid"
+_POLL = 0.02  # seconds
 _TAIL = 2000  # characters of its output that a refusal shows
 
 
@@ -45,6 +49,7 @@ class Anvil:
     url: str
     program: Path
     state: Path
+    chain_id: int = CHAIN_ID
 
 
 def find_anvil(start: Path | None = None) -> Path:
@@ -69,19 +74,25 @@ def find_anvil(start: Path | None = None) -> Path:
 
 
 @asynccontextmanager
-async def run_anvil(state: Path, *, port: int = 0, program: Path | None = None) -> AsyncIterator[Anvil]:
+async def run_anvil(
+    state: Path, *, port: int = 0, chain_id: int = CHAIN_ID, program: Path | None = None
+) -> AsyncIterator[Anvil]:
     """anvil on `port` of loopback (0: a free one) with its state in the file `state` (rules 2 to 4).
+
+    One process at a time may do so with the same state: that is its caller's to see to.
 
     Raises `CollateralError` when it is not there or does not start.
     """
     program = program or find_anvil()
     port = port or _free_port()
     state.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    await end_left_behind(state)
+    known = state.with_name(PID_FILE)
     log = state.with_name("anvil.log")
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
             str(program),
-            *("--host", LOOPBACK, "--port", str(port), "--chain-id", str(CHAIN_ID)),
+            *("--host", LOOPBACK, "--port", str(port), "--chain-id", str(chain_id)),
             *("--state", str(state), "--state-interval", str(STATE_SECONDS), "--preserve-historical-states"),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=output,
@@ -89,24 +100,26 @@ async def run_anvil(state: Path, *, port: int = 0, program: Path | None = None) 
             start_new_session=True,  # Ctrl-C is ours to pass on: it ends last, after what asks it
         )
     try:
+        known.write_text(str(process.pid), encoding="ascii")
         url = f"http://{LOOPBACK}:{port}"
-        await _started(process, url, log)
-        yield Anvil(url, program, state)
+        await _started(process, url, log, chain_id)
+        yield Anvil(url, program, state, chain_id)
     finally:
         await _ended(process)
+        known.unlink(missing_ok=True)
 
 
-async def _started(process: asyncio.subprocess.Process, url: str, log: Path) -> None:
+async def _started(process: asyncio.subprocess.Process, url: str, log: Path, chain_id: int) -> None:
     endpoint = Endpoint(url)
     try:
         async with asyncio.timeout(START_SECONDS):
             while process.returncode is None:
                 try:
-                    if await endpoint.ask("eth_chainId") == hex(CHAIN_ID) and _says_so(log, url):
+                    if await endpoint.ask("eth_chainId") == hex(chain_id) and _says_so(log, url):
                         return
                 except CollateralError:
                     pass
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(_POLL)
     except TimeoutError:
         pass
     finally:
@@ -137,6 +150,29 @@ async def _ended(process: asyncio.subprocess.Process) -> None:
         except TimeoutError:
             process.kill()
     await process.wait()
+
+
+async def end_left_behind(state: Path) -> None:
+    """Rule 4, where the system shows what a process runs; it writes its state first."""
+    pid = _left_behind(state)
+    if pid is None:
+        return
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGINT)
+        for _ in range(int(STOP_SECONDS / _POLL)):
+            await asyncio.sleep(_POLL)
+            if _left_behind(state) != pid:
+                return
+        os.kill(pid, signal.SIGKILL)
+
+
+def _left_behind(state: Path) -> int | None:
+    try:
+        pid = int(state.with_name(PID_FILE).read_text("ascii"))
+        runs = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except (OSError, ValueError):
+        return None
+    return pid if os.fsencode(state) in runs and b"--state" in runs else None
 
 
 def _free_port() -> int:

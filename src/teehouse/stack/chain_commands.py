@@ -33,12 +33,18 @@ def up(
     port: Annotated[
         int, typer.Option("--port", min=0, max=65535, help="Port on 127.0.0.1; 0: a free one.")
     ] = 8545,
+    chain_id: Annotated[
+        int | None,
+        typer.Option(
+            "--chain-id", min=1, help="Its id: 31337 when nobody says. The folder's chain keeps it."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run anvil on this machine, with the contracts on it, until Ctrl-C. Its state is kept."""
     from teehouse.stack.chain_serving import run_chain
 
-    run_chain(directory.expanduser(), port=port, as_json=as_json)
+    run_chain(directory.expanduser(), port=port, chain_id=chain_id, as_json=as_json)
 
 
 @chain_app.command("deploy")

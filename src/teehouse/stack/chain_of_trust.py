@@ -8,12 +8,14 @@ T3. The evidence is of the app that was deployed: its app id and the hash of its
 T4. The measured key provider is this KMS: the app's keys are the ones it gives.
 T5. A fresh quote is bound to our nonce: nobody replays an old one.
 T6. A signature of the app leads over the app's key to the KMS's key.
+T7. On chain, the measured app id is a contract of the expected owner, which allows what is measured; so does the
+    KMS's contract. These are the checks G1 to G6 of `chain.checks`.
 """
 
 import json
 import secrets
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
@@ -24,9 +26,10 @@ from teehouse.attestation.identity import KEY_PROVIDER, identity_payload
 from teehouse.attestation.validate import Expectations
 from teehouse.base.findings import CollateralError, Finding, Outcome, TeehouseError, unavailable
 from teehouse.base.hashes import sha256, sha512
-from teehouse.client.verification import Request, Verification, check
+from teehouse.client.verification import ChainChecks, Request, Verification, check
 from teehouse.guest.boot import key_provider_payload
-from teehouse.keys.pem import spki_der
+from teehouse.keys.appkeys import KmsRoot
+from teehouse.keys.pem import certificate_pem, spki_der
 from teehouse.keys.signing import chain_digest, kms_digest, recover_public_key, verify
 from teehouse.stack.installation import Installation
 from teehouse.stack.sample.app import ALGORITHM, QUOTE_TAG
@@ -38,11 +41,12 @@ _DATA = b"one cup of tea"
 
 @dataclass(frozen=True, slots=True)
 class Deployed:
-    """What was asked for, and so what must be found: `compose` byte for byte, `app_id` 20 bytes."""
+    """What was asked for, and so what must be found: `compose` byte for byte, `app_id` 20 bytes, the KMS's root."""
 
     url: str
     compose: bytes
     app_id: bytes
+    kms: KmsRoot = field(repr=False)
 
     @property
     def compose_hash(self) -> bytes:
@@ -50,13 +54,15 @@ class Deployed:
         return sha256(self.compose)
 
 
-async def walk(installation: Installation, deployed: Deployed) -> tuple[Finding, ...]:
-    """Check T1 to T6; what cannot be checked because of a former fault is left out.
+async def walk(
+    installation: Installation, deployed: Deployed, chain: ChainChecks | None = None
+) -> tuple[Finding, ...]:
+    """Check T1 to T6, and T7 where `chain` asks one; what cannot be checked because of a former fault is left out.
 
     Raises `CollateralError` when the app does not answer.
     """
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # this root alone, none of the machine's
-    tls.load_verify_locations(cadata=installation.kms_root_pem)
+    tls.load_verify_locations(cadata=certificate_pem(deployed.kms.ca.certificate_der))
     findings: list[Finding] = []
     async with httpx.AsyncClient(
         verify=tls, base_url=deployed.url, timeout=TIMEOUT, trust_env=False
@@ -65,8 +71,11 @@ async def walk(installation: Installation, deployed: Deployed) -> tuple[Finding,
         if certificate is None:
             return tuple(findings)
         await _certificate(installation, deployed, certificate, findings)
-        await _quote(installation, deployed, client, findings)
-        await _signature(installation, deployed, client, findings)
+        seen = await _quote(installation, deployed, client, findings, chain)
+        await _signature(deployed, client, findings)
+    if chain is not None:
+        subject = "on chain, its owner's contract and the KMS's let it run"
+        findings.append(_all("T7", "trust.chain", subject, seen.chain or (_unnamed(),)))
     return tuple(findings)
 
 
@@ -109,26 +118,29 @@ async def _certificate(
     findings.append(
         _all("T3", "trust.app", "it is the app that was deployed, byte for byte", seen.expectations)
     )
-    kms = key_provider_payload("kms", spki_der(installation.kms.ca.key.public_key()).hex())
+    kms = key_provider_payload("kms", spki_der(deployed.kms.ca.key.public_key()).hex())
     raw = attestation_extensions(certificate).attestation
     measured = identity_payload(decode_attestation(raw).runtime_events, KEY_PROVIDER) if raw else None
     findings.append(_equal("T4", "trust.key-provider", "its keys come from this KMS", kms, measured or b""))
 
 
 async def _quote(
-    installation: Installation, deployed: Deployed, client: httpx.AsyncClient, findings: list[Finding]
-) -> None:
+    installation: Installation,
+    deployed: Deployed,
+    client: httpx.AsyncClient,
+    findings: list[Finding],
+    chain: ChainChecks | None,
+) -> Verification:
     nonce = secrets.token_bytes(32)
     answer = await _get(client, deployed, f"/quote?nonce={nonce.hex()}")
     expectations = Expectations(app_id=deployed.app_id, report_data=sha512(QUOTE_TAG + nonce))
-    seen = await _judge(installation, "quote", json.dumps(answer).encode(), expectations)
+    seen = await _judge(installation, "quote", json.dumps(answer).encode(), expectations, chain)
     all_of_it = (*seen.verdict.findings, *seen.policy, *seen.expectations)
     findings.append(_all("T5", "trust.nonce", "a fresh quote is genuine and bound to our nonce", all_of_it))
+    return seen
 
 
-async def _signature(
-    installation: Installation, deployed: Deployed, client: httpx.AsyncClient, findings: list[Finding]
-) -> None:
+async def _signature(deployed: Deployed, client: httpx.AsyncClient, findings: list[Finding]) -> None:
     answer = await _get(client, deployed, f"/sign?data={_DATA.decode()}")
     subject = "a signature of the app leads to the KMS's key"
     try:
@@ -144,12 +156,16 @@ async def _signature(
             )
         )
         return
-    expected = installation.kms.k256_public_key if good else b""
+    expected = deployed.kms.k256_public_key if good else b""
     findings.append(_equal("T6", "trust.signature", subject, expected, kms_key))
 
 
 async def _judge(
-    installation: Installation, kind: Any, data: bytes, expectations: Expectations
+    installation: Installation,
+    kind: Any,
+    data: bytes,
+    expectations: Expectations,
+    chain: ChainChecks | None = None,
 ) -> Verification:
     async def collateral(_quote: bytes) -> Any:
         return installation.current_collateral()
@@ -162,6 +178,7 @@ async def _judge(
             installation.clock.now(),
             collateral=collateral,
             expectations=expectations,
+            chain=chain,
         )
     )
 
@@ -174,6 +191,11 @@ async def _get(client: httpx.AsyncClient, deployed: Deployed, path: str) -> dict
     except (httpx.HTTPError, ValueError) as error:
         raise _silent(deployed.url, error) from error
     return members
+
+
+def _unnamed() -> Finding:
+    """Evidence that names no app leaves nothing to ask a chain about."""
+    return Finding("trust.chain", "the app that is measured", Outcome.REJECTED, "an app id", "none")
 
 
 def _silent(url: str, error: Exception) -> CollateralError:

@@ -19,6 +19,7 @@ from teehouse.attestation.roots import TrustedRoot
 from teehouse.base.clock import SystemClock
 from teehouse.base.findings import EvidenceError, misuse
 from teehouse.base.listener import Listener
+from teehouse.cli.chain_options import ChainOptions
 from teehouse.client.verification import read_root
 from teehouse.collateral.cache import CollateralCache
 from teehouse.collateral.pccs import INTEL_PCS_HOST, PccsClient
@@ -37,7 +38,6 @@ from teehouse.kms.own import GuestAgentEvidence
 from teehouse.kms.rootstore import RootKeyStore
 from teehouse.kms.server import KmsParts, KmsServer, KmsSettings, bound_socket
 from teehouse.stack.addresses import http_url, loopback_address
-from teehouse.cli.chain_options import ChainOptions
 from teehouse.stack.kms_audit import AUDIT_LOG
 from teehouse.stack.serving import run_until_stopped
 

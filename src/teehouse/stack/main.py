@@ -72,6 +72,34 @@ def up(
     directory: Directory = DEFAULT_DIRECTORY,
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="TCP port on 127.0.0.1.")] = 8090,
     seed: Seed = None,
+    chain: Annotated[
+        str | None,
+        typer.Option(
+            "--chain",
+            metavar="anvil|URL",
+            envvar="TEEHOUSE_CHAIN",
+            help="Let contracts decide what may run: on a chain of your own, or on one that runs at a JSON-RPC URL. "
+            "DIR stays on its chain.",
+        ),
+    ] = None,
+    chain_id: Annotated[
+        int | None,
+        typer.Option(
+            "--chain-id",
+            min=1,
+            help="With --chain: the chain's id; of a new one of your own, 31337 at first.",
+        ),
+    ] = None,
+    key_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--key-file", help="With --chain URL: file with the deployer's key; else ETH_PRIVATE_KEY has it."
+        ),
+    ] = None,
+    kms_contract: Annotated[
+        str | None,
+        typer.Option("--kms-contract", metavar="0x…", help="With --chain URL: a KMS's contract that exists."),
+    ] = None,
 ) -> None:
     """Run the emulated cloud here until Ctrl-C: one command from nothing to a quote that verifies."""
     from teehouse.stack.serving import begin_start
@@ -79,7 +107,17 @@ def up(
     begin_start()
     from teehouse.stack.up import run_up
 
-    run_up(directory.expanduser(), port=port, seed=_seed(seed))
+    for name, given in (("--chain-id", chain_id), ("--key-file", key_file), ("--kms-contract", kms_contract)):
+        if given is not None and not chain:
+            raise typer.BadParameter(f"{name} goes with --chain")
+    choice = None
+    if chain:
+        from teehouse.cli.chain_options import address
+        from teehouse.stack.onchain_emulated import ChainChoice
+
+        contract = None if kms_contract is None else address(kms_contract, "--kms-contract")
+        choice = ChainChoice(chain, chain_id, key_file, contract)
+    run_up(directory.expanduser(), port=port, seed=_seed(seed), choice=choice)
 
 
 @app.command()

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from rich.console import Console, Group
 from rich.panel import Panel
@@ -32,7 +33,7 @@ def command() -> str:
 def show_ready(
     facts: dict[str, Any], verdict: Verdict, steps: Sequence[Finding], console: Console | None = None
 ) -> None:
-    """Print the ready screen."""
+    """Print the ready screen; of a chain that is another's, the endpoint's URL is not shown."""
     console = console or Console(highlight=False)
     band = Text.assemble(
         (BAND, "bold black on yellow"),
@@ -45,7 +46,8 @@ def show_ready(
         f"app {facts['app_id']}\ninstance {facts['instance_id']}",
         "API": f"{facts['api_url']}\nkey in {facts['api_key_file']}\nworkspace {facts['workspace']}, "
         f"documented at {facts['docs_url']}",
-        "KMS": f"{facts['kms_url']}",
+        "KMS": _kms(facts),
+        **({"chain": _chain(facts)} if "chain_id" in facts else {}),
         "for you": f"{facts['endpoint']}  (agent and PCCS)\n{facts['dstack_socket']}\n{facts['tappd_socket']}",
     }
     table = Table.grid(padding=(0, 2))
@@ -75,13 +77,62 @@ def show_ready(
         "Ask the sample app, take a quote, check it:": (
             f"curl -k '{facts['app_url']}/'",
             f"curl -sk '{facts['app_url']}/quote?nonce=00ff' > quote.json",
-            f"{command()} verify quote quote.json --root emulated:{facts['root_ca']} --pccs {facts['pccs_url']}",
+            _verify(facts),
         ),
+        **(_governing(facts) if "chain_id" in facts else {}),
     }.items():
         console.print(title, style="bold")
         for line in lines:
             console.print(f"  {line}", soft_wrap=True)
     console.print("Ctrl-C ends it; keys and identities stay for the next time.")
+
+
+def _kms(facts: dict[str, Any]) -> str:
+    if "offchain_kms_url" not in facts:
+        return str(facts["kms_url"])
+    return f"{facts['kms_url']}  (on chain)\n{facts['offchain_kms_url']}  (off chain)"
+
+
+def _rpc(facts: dict[str, Any]) -> str:
+    """The chain's endpoint as it may be shown: a path or a user in it may be a key."""
+    parts = urlsplit(facts["rpc_url"])
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
+def _chain(facts: dict[str, Any]) -> str:
+    key = facts.get("deployer_key_file")
+    hint = f"its key, which everybody knows: {key}" if key else "its key: the one that you gave"
+    return (
+        f"{_rpc(facts)}  chain id {facts['chain_id']}\nKMS contract {facts['kms_contract']}\n"
+        f"deployer {facts['deployer']}\nowns the sample app's contract, the app id;\n{hint}"
+    )
+
+
+def _verify(facts: dict[str, Any]) -> str:
+    """The command that judges a quote of the sample, on chain its contract too."""
+    line = (
+        f"{command()} verify quote quote.json --root emulated:{facts['root_ca']} --pccs {facts['pccs_url']}"
+    )
+    if "chain_id" not in facts:
+        return line
+    contract = f"--kms-contract {facts['kms_contract']} --expect-owner {facts['deployer']}"
+    return f"{line} --rpc-url {_rpc(facts)} {contract}"
+
+
+def _governing(facts: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Taking back what the sample runs, and giving it again."""
+    key = facts.get("deployer_key_file")
+    signed = f"--key-file {shlex.quote(key)}" if key else "--key-file FILE"
+    change = f"{facts['app_id']} {facts['compose_hash']} {signed}"
+    return {
+        "Decide on chain what the sample app may run, from its next boot on:": (
+            f"export ETH_RPC_URL={_rpc(facts)}",
+            f"{command()} governance show {facts['app_id']}",
+            f"{command()} governance dry-run {facts['app_id']} remove-compose {facts['compose_hash']}",
+            f"{command()} governance remove-compose {change}",
+            f"{command()} governance allow-compose {change}",
+        )
+    }
 
 
 def show_refused(findings: Sequence[Finding], console: Console | None = None) -> None:
