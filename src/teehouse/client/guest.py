@@ -13,7 +13,7 @@ the first client, not with this module: programs that only name a client start f
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from teehouse.base.findings import CollateralError, unavailable
 from teehouse.client import guest_calls
@@ -28,9 +28,6 @@ from teehouse.client.guest_calls import (
     TlsKey,
     find_endpoint,
 )
-
-if TYPE_CHECKING:
-    pass
 
 T = TypeVar("T")
 
