@@ -23,6 +23,7 @@ from teehouse.attestation.mrconfig import ConfiguredIdentity
 from teehouse.base.clock import SystemClock
 from teehouse.base.findings import MisuseError, TeehouseError
 from teehouse.base.listener import Listener
+from teehouse.cli.chain_options import ChainOptions
 from teehouse.guest.attest import EvidenceSource
 from teehouse.guest.boot import BootIdentity, measure_before_keys
 from teehouse.guest.measurements import MeasurementLog
@@ -39,7 +40,6 @@ from teehouse.kms.client.public import get_meta
 from teehouse.stack import kms_audit
 from teehouse.stack.addresses import http_url
 from teehouse.stack.agent_emulated import serve_emulated
-from teehouse.cli.chain_options import ChainOptions
 from teehouse.stack.compose import wrapped
 from teehouse.stack.installation import Installation, open_installation
 from teehouse.stack.kms_commands import auth_app, kms_app
