@@ -24,9 +24,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from teehouse.base.findings import TeehouseError
 from teehouse.cloud.apps.services import find_app
+from teehouse.cloud.cvms.loading import load_cvms, load_kms
 from teehouse.cloud.cvms.lookup import find_cvm, live_cvms
 from teehouse.cloud.cvms.models import Cvm
-from teehouse.cloud.cvms.records import AppRecord, CvmRecord, KmsRecord, load_cvms, load_kms
+from teehouse.cloud.cvms.records import AppRecord, CvmRecord, KmsRecord
 from teehouse.cloud.errors import CloudError, Detail, ErrorCode
 from teehouse.cloud.ids import parse_app_id, parse_hex
 from teehouse.cloud.nodes.models import Node, NodeDevice, NodeKms

@@ -17,16 +17,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from teehouse.cloud.apps.filters import AppFilters, filter_options, matching_apps
 from teehouse.cloud.apps.models import App
+from teehouse.cloud.cvms.loading import columns_of, load_cvms, load_workspace, records
 from teehouse.cloud.cvms.models import Cvm, CvmStatus
-from teehouse.cloud.cvms.records import (
-    AppRecord,
-    CvmRecord,
-    WorkspaceRecord,
-    columns_of,
-    load_cvms,
-    load_workspace,
-    records,
-)
+from teehouse.cloud.cvms.records import AppRecord, CvmRecord, WorkspaceRecord
 from teehouse.cloud.errors import not_found
 from teehouse.cloud.ids import parse_app_id
 

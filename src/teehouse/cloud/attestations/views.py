@@ -10,9 +10,9 @@ from starlette.responses import Response
 
 from teehouse.cloud.apps.services import find_public_app
 from teehouse.cloud.attestations.presenters import present_app_attestation, present_cvm_attestation
+from teehouse.cloud.cvms.loading import load_compose_text, load_cvms, load_kms
 from teehouse.cloud.cvms.lookup import find_cvm, live_cvms
 from teehouse.cloud.cvms.models import Cvm
-from teehouse.cloud.cvms.records import load_compose_text, load_cvms, load_kms
 from teehouse.cloud.http.answers import JsonAnswer
 from teehouse.cloud.http.dependencies import Parts, Signed, Version
 from teehouse.wire.cloud.attestations import AppAttestation, CvmAttestation

@@ -5,6 +5,7 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from teehouse.cloud.cvms.changing import Applied
+from teehouse.cloud.cvms.loading import load_cvms, parse_compose
 from teehouse.cloud.cvms.models import Cvm
 from teehouse.cloud.cvms.operations import compose_body
 from teehouse.cloud.cvms.presenters import (
@@ -14,7 +15,7 @@ from teehouse.cloud.cvms.presenters import (
     present_cvm_detail_v1,
 )
 from teehouse.cloud.cvms.provisioning import Provisioned
-from teehouse.cloud.cvms.records import CvmRecord, load_cvms, parse_compose
+from teehouse.cloud.cvms.records import CvmRecord
 from teehouse.cloud.errors import CloudError, ErrorCode
 from teehouse.cloud.ids import Kind, encode
 from teehouse.cloud.inventory.presenters import present_kms

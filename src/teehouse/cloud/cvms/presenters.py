@@ -19,14 +19,7 @@ from typing import Any, Final, Protocol
 
 from teehouse.cloud.cvms.addresses import agent_url, dashboard_url, gateway_domain, public_urls
 from teehouse.cloud.cvms.models import CvmStatus
-from teehouse.cloud.cvms.records import (
-    CvmRecord,
-    CvmRow,
-    KmsRecord,
-    NodeRecord,
-    UserRecord,
-    WorkspaceRecord,
-)
+from teehouse.cloud.cvms.records import CvmRecord, CvmRow, KmsRecord, NodeRecord, UserRecord, WorkspaceRecord
 from teehouse.cloud.ids import Kind, encode
 from teehouse.cloud.inventory.chains import client_chain
 from teehouse.wire.cloud.base import time_text

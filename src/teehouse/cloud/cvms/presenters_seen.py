@@ -12,10 +12,11 @@ from typing import Any
 from urllib.parse import quote
 
 from teehouse.cloud.cvms.addresses import public_urls, published_text
+from teehouse.cloud.cvms.loading import parse_compose
 from teehouse.cloud.cvms.models import CvmStatus
 from teehouse.cloud.cvms.presenters import Json, Presentation, uptime
 from teehouse.cloud.cvms.reading import CvmStanding
-from teehouse.cloud.cvms.records import CvmRecord, ImageRecord, OperationRecord, parse_compose
+from teehouse.cloud.cvms.records import CvmRecord, ImageRecord, OperationRecord
 from teehouse.node.api import CvmState
 from teehouse.node.workload import ContainerState
 from teehouse.wire.cloud.base import time_text

@@ -17,18 +17,10 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, and_, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from teehouse.cloud.cvms.loading import columns_of, load_compose_text, load_cvms, records
 from teehouse.cloud.cvms.lookup import find_cvm, live_cvms
 from teehouse.cloud.cvms.models import Cvm, CvmEvent, Operation
-from teehouse.cloud.cvms.records import (
-    CvmRecord,
-    CvmRow,
-    ImageRecord,
-    OperationRecord,
-    columns_of,
-    load_compose_text,
-    load_cvms,
-    records,
-)
+from teehouse.cloud.cvms.records import CvmRecord, CvmRow, ImageRecord, OperationRecord
 from teehouse.cloud.inventory.models import InstanceType, OsImage
 from teehouse.cloud.nodes.models import NodeImage
 from teehouse.cloud.revisions.models import Revision

@@ -20,9 +20,10 @@ from typing import Any, Final
 from sqlalchemy import select
 
 from teehouse.base.clock import Clock
+from teehouse.cloud.cvms.loading import columns_of
 from teehouse.cloud.cvms.models import Cvm, CvmStatus
 from teehouse.cloud.cvms.presenters import uptime
-from teehouse.cloud.cvms.records import CvmRow, columns_of
+from teehouse.cloud.cvms.records import CvmRow
 from teehouse.cloud.db.engine import Database
 from teehouse.cloud.errors import refusal
 from teehouse.cloud.ids import Kind, encode

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Query
 from pydantic import StringConstraints
 from starlette.responses import Response
 
+from teehouse.cloud.cvms.loading import parse_compose
 from teehouse.cloud.cvms.observing import observed_state, observed_sysinfo
 from teehouse.cloud.cvms.presenters import present_cvm, present_cvm_info
 from teehouse.cloud.cvms.presenters_seen import (
@@ -26,7 +27,6 @@ from teehouse.cloud.cvms.reading import (
     list_cvms,
     standings,
 )
-from teehouse.cloud.cvms.records import parse_compose
 from teehouse.cloud.cvms.request import Presented, PresentedDetail
 from teehouse.cloud.http.answers import JsonAnswer, text_answer
 from teehouse.cloud.http.dependencies import PageRequest, Parts, Reading, Signed, paging

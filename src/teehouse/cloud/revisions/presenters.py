@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
+from teehouse.cloud.cvms.loading import parse_compose
 from teehouse.cloud.cvms.presenters import Json, user_ref, workspace_ref
-from teehouse.cloud.cvms.records import parse_compose
 from teehouse.cloud.ids import Kind, encode
 from teehouse.cloud.revisions.services import CvmName, RevisionContent, RevisionRecord
 from teehouse.wire.cloud.base import time_text, uuid_text

@@ -10,14 +10,9 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from teehouse.cloud.accounts.models import User
 from teehouse.cloud.apps.services import find_app
+from teehouse.cloud.cvms.loading import columns_of, load_workspace
 from teehouse.cloud.cvms.models import Cvm
-from teehouse.cloud.cvms.records import (
-    AppRecord,
-    UserRecord,
-    WorkspaceRecord,
-    columns_of,
-    load_workspace,
-)
+from teehouse.cloud.cvms.records import AppRecord, UserRecord, WorkspaceRecord
 from teehouse.cloud.errors import not_found
 from teehouse.cloud.ids import Kind, decode
 from teehouse.cloud.revisions.models import ComposeFile, Revision
