@@ -1,10 +1,9 @@
 """The read model of CVMs: what any version of the API says of a CVM, as it was read (`teehouse.cloud.cvms.loading`)."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from teehouse.wire.cloud.base import uuid_text
 
