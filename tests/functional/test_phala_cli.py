@@ -21,12 +21,18 @@ from support.processes import free_port, started
 pytestmark = pytest.mark.timeout(300)
 
 SETTLE_SECONDS = 60
+SCRIPT = (
+    "echo greeting: $$GREETING $$EXTRA | tee /tmp/index.html;",
+    "httpd -p 8000 -h /tmp;",
+    "trap 'exit 0' TERM; sleep 1000 & wait",
+)
 COMPOSE = f"""
 services:
   web:
     image: {IMAGE}
-    command: ["sh", "-c", "echo greeting: $$GREETING $$EXTRA; trap 'exit 0' TERM; sleep 1000 & wait"]
+    command: ["sh", "-c", "{" ".join(SCRIPT)}"]
     environment: [GREETING, EXTRA]
+    ports: ["8000"]
 """
 
 
@@ -191,8 +197,16 @@ def listed(phala: Phala, app_id: str) -> None:
 def shown(phala: Phala, cvm: str, app_id: str) -> None:
     found = phala.json("cvms", "get", f"app_{app_id}")
     assert (found["vm_uuid"], found["status"], found["os"]["is_dev"]) == (cvm, "running", False)
+    assert answers(found) == "greeting: good morning yes\n"
     [container] = phala.json("ps", "my-shop")["containers"]
     assert (container["image"], container["state"]) == (IMAGE, "running")
+
+
+def answers(cvm: dict[str, Any]) -> str:
+    """What the app says where the CVM is told to be reached."""
+    [endpoint] = cvm["endpoints"]
+    assert endpoint["app"] == endpoint["instance"]
+    return httpx.get(endpoint["app"]).raise_for_status().text
 
 
 def logged(phala: Phala) -> None:
@@ -222,24 +236,29 @@ def updated(served: Served, phala: Phala) -> None:
     assert (after["vm_uuid"], after["app_id"]) == (before["vm_uuid"], before["app_id"])
     assert after["compose_hash"] != before["compose_hash"]
     assert "greeting: a very good evening yes" in phala.run("logs", "dstack-web-1", "--cvm-id", "my-shop")
+    assert answers(after) == "greeting: a very good evening yes\n"
 
 
 def sized_and_restarted(served: Served, phala: Phala, app_id: str) -> None:
     phala.json("cvms", "resize", "my-shop", "--vcpu", "2", "--yes")
     assert served.settle("my-shop", "running")["resource"]["vcpu"] == 2
     phala.run("cvms", "restart", "my-shop")
-    served.settle("my-shop", "running")
+    assert "a very good evening" in answers(served.settle("my-shop", "running"))
     phala.run("cvms", "stop", "my-shop")
-    served.settle("my-shop", "stopped")
+    assert served.settle("my-shop", "stopped")["endpoints"] == []
     phala.run("cvms", "start", f"app_{app_id}")
-    served.settle("my-shop", "running")
+    cvm = served.settle("my-shop", "running")
+    assert "a very good evening" in answers(cvm)
+    assert served.get("/cvms/my-shop/network")["public_urls"] == cvm["endpoints"]
 
 
 def replicated(served: Served, phala: Phala, app_id: str) -> None:
     replica = phala.json("cvms", "replicate", "my-shop", "--node-id", "emulated")
     assert replica["app_id"] == app_id
     served.settle(replica["vm_uuid"], "running")
-    assert len(served.get(f"/apps/{app_id}/cvms")) == 2
+    both = served.get(f"/apps/{app_id}/cvms")
+    assert [answers(cvm) for cvm in both] == ["greeting: a very good evening yes\n"] * 2
+    assert len({cvm["endpoints"][0]["app"] for cvm in both}) == 2
     phala.run("cvms", "delete", replica["vm_uuid"], "--force")
 
 

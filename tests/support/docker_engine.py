@@ -18,7 +18,21 @@ import pytest
 from teehouse.base.files import locked
 
 IMAGE = "teehouse-test/busybox:1"
-_APPLETS = ("sh", "ls", "nc", "cat", "sleep", "echo", "env", "httpd", "wget", "hostname", "touch", "nslookup")
+_APPLETS = (
+    "sh",
+    "ls",
+    "nc",
+    "cat",
+    "sleep",
+    "echo",
+    "env",
+    "httpd",
+    "wget",
+    "hostname",
+    "touch",
+    "nslookup",
+    "tee",
+)
 _BUSYBOX = Path("/bin/busybox")
 
 
