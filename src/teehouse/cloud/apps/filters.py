@@ -39,7 +39,7 @@ from teehouse.cloud.apps.models import App, AppFacet
 from teehouse.cloud.cvms.lookup import live_cvms
 from teehouse.cloud.cvms.models import Cvm
 from teehouse.cloud.db.facets import Facet
-from teehouse.cloud.db.search import name_contains
+from teehouse.cloud.db.search import name_compared, name_contains
 from teehouse.cloud.inventory.models import KmsNode
 from teehouse.cloud.nodes.models import Node
 
@@ -96,13 +96,16 @@ class Matching:
 
 def matching_apps(dialect: str, workspace_id: int, filters: AppFilters) -> Matching:
     """The apps of the workspace that match. `dialect` is `Database.dialect`."""
-    own = _own_conditions(dialect, workspace_id, filters)
     kinds = _kinds(filters)
+    own = _own_conditions(filters)
+    if filters.search:
+        own.append(_search(dialect, workspace_id, filters.search, few=len(kinds) > 1))
     if not kinds:
-        return Matching(_live_apps(workspace_id).where(*own))
+        found = _live_apps(workspace_id).where(*own)
+        return Matching(_once(found) if filters.search else found)
     if len(kinds) > 1:
         cvms = select(Cvm.app_record_id).where(live_cvms(workspace_id), *_cvm_conditions(filters))
-        return Matching(_live_apps(workspace_id).where(App.id.in_(cvms), *own))
+        return Matching(_once(_live_apps(workspace_id).where(App.id.in_(cvms), *own)))
     ((kind, values),) = kinds.items()
     parts = []
     for value in values:
@@ -158,8 +161,14 @@ def _live_apps(workspace_id: int) -> Select[int]:
     return select(App.id.label("number")).where(App.workspace_id == workspace_id, App.deleted_at.is_(None))
 
 
-def _own_conditions(dialect: str, workspace_id: int, filters: AppFilters) -> list[ColumnElement[bool]]:
-    """Those on the app itself."""
+def _once(numbers: Select[int]) -> Select[int]:
+    """The same, found out once for page and count: what cannot be read in order costs both as much."""
+    found = numbers.cte("matching").prefix_with("MATERIALIZED")
+    return select(found.c.number)
+
+
+def _own_conditions(filters: AppFilters) -> list[ColumnElement[bool]]:
+    """Those on the app itself but the search."""
     conditions: list[ColumnElement[bool]] = []
     if filters.listed is not None:
         conditions.append(App.listed == filters.listed)
@@ -168,8 +177,6 @@ def _own_conditions(dialect: str, workspace_id: int, filters: AppFilters) -> lis
     if filters.kms_slug is not None:
         kms = select(KmsNode.id).where(KmsNode.slug == filters.kms_slug).scalar_subquery()
         conditions.append(App.kms_id == kms)
-    if filters.search:
-        conditions.append(_search(dialect, workspace_id, filters.search))
     return conditions
 
 
@@ -207,20 +214,21 @@ def _cvm_conditions(filters: AppFilters) -> list[ColumnElement[bool]]:
     return conditions
 
 
-def _search(dialect: str, workspace_id: int, wanted: str) -> ColumnElement[bool]:
-    """Rule 2. Each source is looked up in an index of its own."""
-    sources = [
-        select(App.id).where(App.workspace_id == workspace_id, name_contains(dialect, wanted)).correlate(None)
-    ]
+def _search(dialect: str, workspace_id: int, wanted: str, *, few: bool) -> ColumnElement[bool]:
+    """Rule 2. Each source is looked up in an index of its own; names are compared where `few` apps are left."""
+    named = name_compared(dialect, wanted) if few else name_contains(dialect, wanted)
     prefix = _hex_prefix(wanted)
-    if prefix is not None:
-        apps = select(App.id).where(App.workspace_id == workspace_id, _begins(App.app_id, prefix))
-        cvms = or_(_begins(Cvm.vm_uuid, prefix), _begins(Cvm.instance_id, prefix))
-        sources += [
+    if prefix is None:
+        return named
+    apps = select(App.id).where(App.workspace_id == workspace_id, _begins(App.app_id, prefix))
+    cvms = or_(_begins(Cvm.vm_uuid, prefix), _begins(Cvm.instance_id, prefix))
+    return App.id.in_(
+        union(
+            select(App.id).where(App.workspace_id == workspace_id, named).correlate(None),
             apps.correlate(None),
             select(Cvm.app_record_id).where(live_cvms(workspace_id), cvms),
-        ]
-    return App.id.in_(union(*sources))
+        )
+    )
 
 
 def _hex_prefix(wanted: str) -> str | None:
