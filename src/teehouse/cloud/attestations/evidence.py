@@ -10,6 +10,7 @@ Rules:
 
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 from cryptography import x509
@@ -22,7 +23,7 @@ from teehouse.attestation.certificate import AttestationExtensions, attestation_
 from teehouse.attestation.envelope import decode_attestation
 from teehouse.attestation.eventlog import encode_event_log, parse_event_log
 from teehouse.attestation.identity import device_id
-from teehouse.attestation.pck import parse_pck_extension, split_pem_chain
+from teehouse.attestation.pck import PckExtension, parse_pck_extension, split_pem_chain
 from teehouse.attestation.vmconfig import parse_vm_config
 from teehouse.base.findings import malformed, unsupported
 from teehouse.base.hashes import sha256
@@ -30,6 +31,8 @@ from teehouse.cloud.attestations.agents import AgentEvidence
 from teehouse.wire.cloud.base import time_text
 
 OUT_OF_STEP: Final = "attestation.out-of-step"
+CERTIFICATES: Final = 256  # that are not taken apart again: a CVM has the same ones until it boots again
+KEPT: Final = 64  # hosts whose PCK certificates are not parsed again
 TCB_INFO_LIMIT: Final = 16 * 1024 * 1024  # characters
 Json = dict[str, Any]
 
@@ -72,7 +75,7 @@ def read_evidence(answer: AgentEvidence) -> InstanceEvidence:
     quote = parse_quote(answer.quote)
     if not isinstance(quote.body, TdReport):
         raise unsupported("attestation.no-td", "the quote is of no TD")
-    platform = parse_pck_extension(split_pem_chain(quote.certification_data)[0])
+    platform = _platform(quote.certification_data)
     tcb_info = _tcb_info(answer.tcb_info, quote.body) if answer.tcb_info else None
     return InstanceEvidence(
         quote=answer.quote.hex(),
@@ -92,11 +95,17 @@ def read_evidence(answer: AgentEvidence) -> InstanceEvidence:
     )
 
 
+@lru_cache(KEPT)
+def _platform(certification_data: bytes) -> PckExtension:
+    """What the PCK certificate says: the same for all CVMs of a host."""
+    return parse_pck_extension(split_pem_chain(certification_data)[0])
+
+
 def read_certificates(chain: str) -> list[Json]:
     """`Certificate` objects of a PEM chain, leaf first; none for no text. Raises `EvidenceError`."""
     if not chain.strip():
         return []
-    return [_certificate(der, position) for position, der in enumerate(split_pem_chain(chain.encode()))]
+    return [{**_certificate(der, position)} for position, der in enumerate(split_pem_chain(chain.encode()))]
 
 
 def _tcb_info(text: str, report: TdReport) -> Json:
@@ -121,6 +130,7 @@ def _event_log(text: str) -> list[Json]:
     return log
 
 
+@lru_cache(CERTIFICATES)
 def _certificate(der: bytes, position: int) -> Json:
     try:
         return _certificate_members(der, position)
