@@ -255,3 +255,22 @@ async def test_a_delivery_that_is_claimed_or_disabled(tmp_path: Path) -> None:
             ("cvm.stopped", "failed", "the webhook is disabled"),
         ]
         assert len(await life.rows(Cvm)) == 1
+
+
+async def test_an_endpoint_that_is_silent_keeps_no_other_waiting(tmp_path: Path) -> None:
+    together = asyncio.Barrier(3)
+
+    class Meeting(Receiver):
+        """Answers once three requests are under way."""
+
+        async def post(self, url: str, body: bytes, headers: dict[str, str]) -> int:
+            await asyncio.wait_for(together.wait(), 10)
+            return await super().post(url, body, headers)
+
+    async with living(tmp_path) as life:
+        for _ in range(3):
+            await add_hook(life)
+        await life.deploy()
+        worker = WebhookWorker(life.database, SETTINGS, life.clock, Meeting(204, 204, 204))
+        assert await worker.run_once() == 3
+        assert {one.status for one in await life.rows(WebhookDelivery)} == {"delivered"}

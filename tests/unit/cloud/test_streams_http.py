@@ -123,6 +123,16 @@ async def test_a_user_has_five_streams_and_gets_a_place_back(one: Api) -> None:
         await stream.leave()
 
 
+async def test_streams_that_begin_together_are_counted_too(one: Api) -> None:
+    await one.deploy()
+    query = "target=stopped&interval=5&timeout=60"
+    streams = [Stream(one, "/cvms/my-app/state", query) for _ in range(STREAMS_LIMIT + 3)]
+    await asyncio.wait_for(asyncio.gather(*(stream.began.wait() for stream in streams)), 10)
+    assert sorted(stream.status for stream in streams) == [200] * STREAMS_LIMIT + [429] * 3
+    for stream in streams:
+        await stream.leave()
+
+
 @pytest.mark.parametrize("query", ["target=x&interval=4", "target=x&timeout=9", "target=x&timeout=601"])
 async def test_intervals_and_times_out_of_bounds(one: Api, query: str) -> None:
     await one.deploy()

@@ -102,14 +102,11 @@ class Streams:
     def __init__(self) -> None:
         self._open: Counter[int] = Counter()
 
-    def check(self, user_id: int) -> None:
-        """Raises `CloudError` 429 for one too many."""
-        if self._open[user_id] >= STREAMS_LIMIT:
-            raise refusal(429, f"At most {STREAMS_LIMIT} state streams at once", headers={"Retry-After": "5"})
-
     @contextmanager
     def opened(self, user_id: int) -> Iterator[None]:
-        """One more, for the block."""
+        """One more, for the block. Raises `CloudError` 429 for one too many: asked and taken in one step."""
+        if self._open[user_id] >= STREAMS_LIMIT:
+            raise refusal(429, f"At most {STREAMS_LIMIT} state streams at once", headers={"Retry-After": "5"})
         self._open[user_id] += 1
         try:
             yield

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from teehouse.cloud.cvms.life_request import CvmPath
 from teehouse.cloud.cvms.lookup import find_cvm
@@ -22,6 +23,19 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
         "content": {"text/event-stream": {}},
     }
 }
+
+
+class _StateStream(StreamingResponse):
+    """The frames, or 429: a user's place is taken when the answer begins, and given back when it ends."""
+
+    def __init__(self, events: AsyncIterator[bytes], user_id: int) -> None:
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        super().__init__(events, media_type="text/event-stream", headers=headers)
+        self._user_id = user_id
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with _STREAMS.opened(self._user_id):
+            await super().__call__(scope, receive, send)
 
 
 @router.get("/cvms/{cvm_id}/state", responses=_ANSWERS)
@@ -44,15 +58,5 @@ async def get_cvm_state(
 
     if target is None:
         return JsonAnswer(await read())
-    _STREAMS.check(caller.user_id)
-
-    async def events() -> AsyncIterator[bytes]:
-        with _STREAMS.opened(caller.user_id):
-            async for one in watch(read, target, interval=interval, timeout_seconds=timeout_seconds):
-                yield one
-
-    return StreamingResponse(
-        events(),
-        media_type="text/event-stream",
-        headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
-    )
+    events = watch(read, target, interval=interval, timeout_seconds=timeout_seconds)
+    return _StateStream(events, caller.user_id)
