@@ -170,6 +170,9 @@ def serve(
     ] = 0,
 ) -> None:
     """Serve a replica until Ctrl-C."""
+    from teehouse.stack.serving import begin_start
+
+    begin_start()
     from teehouse.stack.cloud_replica import ReplicaOptions, run_replica
     from teehouse.stack.cloud_serving import Role
 

@@ -35,7 +35,7 @@ from teehouse.stack.auth_list import FileAuthorisations
 from teehouse.stack.cloud_nodes import BundledNodes
 from teehouse.stack.cloud_place import Place, alone, reached
 from teehouse.stack.cloud_serving import CloudPlan, Role, serving_cloud
-from teehouse.stack.serving import run_until_stopped
+from teehouse.stack.serving import end_start, run_until_stopped
 
 LOOK: Final = 5.0  # seconds between two looks at nodes and their bundles
 
@@ -92,6 +92,7 @@ async def serve_replica(
         parts = await stack.enter_async_context(serving_cloud(plan, database, listening))
         parts.checks["nodes"] = nodes.trouble
         async with in_background(repeat("bundles", LOOK, nodes.look)):
+            end_start()
             ready(options.role, served)
             await stop.wait()
             parts.checks["process"] = lambda: "stopping"  # rule 4
