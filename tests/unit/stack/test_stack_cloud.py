@@ -72,6 +72,34 @@ async def test_writers_at_once_lose_nothing(tmp_path: Path) -> None:
     assert sorted(apps(file)) == [f"0x{name}" for name in names]
 
 
+async def test_what_is_allowed_while_another_process_forgets_stays(tmp_path: Path) -> None:
+    """Rule 3 of `auth_list`: two processes, each with a list of its own on the same file."""
+    file = tmp_path / "auth.json"
+    one, two = FileAuthorisations(file), FileAuthorisations(file)
+    await one.allow(APP, ONE)
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> list[str]:
+        asked.set()
+        await answer.wait()
+        return [ONE]  # as it was when it was asked
+
+    forgetting = asyncio.create_task(one.forget(APP, slow))
+    await asked.wait()
+    allowing = asyncio.create_task(two.allow(APP, ONE))  # a CVM begins to boot with it
+    waiting = asyncio.create_task(two.forget("ff" * 20, unused))
+    await asyncio.sleep(0.1)
+    assert not allowing.done()
+    assert not waiting.done()
+    answer.set()
+    await asyncio.gather(forgetting, allowing, waiting)
+    assert apps(file) == {f"0x{APP}": {"devices": [], "composeHashes": [f"0x{ONE}"]}}
+    missing = FileAuthorisations(tmp_path / "none" / "auth.json")
+    with pytest.raises(MisuseError) as caught:
+        await missing.forget(APP, unused)
+    assert caught.value.finding.code == "auth-file.unwritable"
+
+
 @pytest.mark.parametrize(
     "content",
     [{"apps": []}, {"apps": {f"0x{APP}": 7}}, {"apps": {f"0x{APP}": {"composeHashes": {}}}}],
