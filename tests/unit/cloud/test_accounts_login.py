@@ -64,6 +64,8 @@ async def test_me_at_each_version(here: Cloud) -> None:
     for version in ("2026-05-22", "2026-06-23"):
         again = (await client.get(ME, headers={"X-Phala-Version": version})).json()
         assert again["user"] == nested["user"]
+    former = await client.get("/api/v1/users/me", headers={"X-Phala-Version": "2025-10-28"})
+    assert former.json() == flat
 
 
 async def test_a_key_is_taken_as_header_and_as_bearer_token(here: Cloud) -> None:

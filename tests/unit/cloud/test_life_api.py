@@ -201,6 +201,33 @@ async def test_replicas_and_instances(served: Api) -> None:
     assert (lost.status_code, lost.json()["error_code"]) == (404, "ERR-03-001")
 
 
+async def test_a_cvm_is_copied_by_way_of_its_app(served: Api) -> None:
+    cvm, other = await served.deploy(), await served.deploy("other-app")
+    copy = await served.call(
+        "POST", f"/apps/0x{cvm['app_id']}/cvms/{cvm['vm_uuid']}/replicas", json={}, headers=V2
+    )
+    assert (copy.status_code, copy.json()["name"], copy.json()["app_id"]) == (200, "my-app-2", cvm["app_id"])
+    for app in (other["app_id"], "no-app"):
+        lost = await served.call("POST", f"/apps/{app}/cvms/{cvm['vm_uuid']}/replicas", json={})
+        assert (lost.status_code, lost.json()["error_code"]) == (404, "ERR-03-001")
+
+
+async def test_an_app_of_runner_bash_is_read_and_written_back_as_it_is(served: Api) -> None:
+    compose = {"runner": "bash", "bash_script": "exec sleep 9\n", "name": ""}
+    found = (
+        await served.call("POST", "/cvms/provision", json={"name": "bash-app", "compose_file": compose})
+    ).json()
+    made = await served.call(
+        "POST", "/cvms", json={"app_id": found["app_id"], "compose_hash": found["compose_hash"]}
+    )
+    assert made.status_code == 200, made.text
+    # What the JavaScript client asks of each (cloud-api.md 12.8).
+    read = (await served.call("GET", "/cvms/bash-app/compose_file")).json()
+    assert (read["docker_compose_file"], read["bash_script"]) == ("", "exec sleep 9\n")
+    back = await served.call("POST", "/cvms/bash-app/compose_file/provision", json=read)
+    assert back.json()["compose_hash"] == found["compose_hash"]
+
+
 async def test_instance_ids_and_the_old_endpoints(served: Api) -> None:
     body = {
         "teepod_id": 1,

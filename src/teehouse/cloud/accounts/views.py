@@ -33,6 +33,12 @@ async def get_current_user(
     return current_user(user, workspace, caller.role, version)
 
 
+@router.get("/users/me")
+async def get_user(caller: Signed, session: Reading, version: Version) -> CurrentUserV2 | CurrentUserV1:
+    """The former path of `/auth/me`."""
+    return await get_current_user(caller, session, version)
+
+
 @router.get("/user/ssh-keys")
 async def list_ssh_keys(caller: Signed, session: Reading) -> list[SshKeyBody]:
     """The user's SSH keys."""

@@ -3,8 +3,8 @@
 Rules:
 
 N1. Members that a request leaves out, or gives as null, get their defaults; `tproxy_enabled` is written
-    `gateway_enabled`; names in `allowed_envs` stand once; an empty pre-launch script is left out; unknown members
-    stay.
+    `gateway_enabled`; names in `allowed_envs` stand once; an empty pre-launch script is left out, and so is an
+    empty Docker Compose file of runner bash; unknown members stay.
 N2. The text is compact JSON with sorted keys, in UTF-8 without escapes. The compose hash is SHA-256 over it, and
     it is never serialised again.
 N3. Docker Compose file, pre-launch script and bash script have at most `TEXT_LIMIT` bytes together.
@@ -114,6 +114,8 @@ def _finish(members: dict[str, Any]) -> Compose:
     _check_texts(members)
     services: tuple[dict[str, Any], ...] = ()
     if members.get("runner") == "bash":
+        if members.get("docker_compose_file") == "":
+            del members["docker_compose_file"]
         if not members.get("bash_script"):
             raise CloudError(ErrorCode.COMPOSE_FILE_REQUIRED, "compose_file.bash_script is missing")
     else:

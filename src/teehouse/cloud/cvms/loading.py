@@ -218,6 +218,12 @@ async def load_compose_text(session: AsyncSession, compose_hash: str) -> str:
     return (await session.scalars(statement)).one().decode()
 
 
+async def load_compose_texts(session: AsyncSession, wanted: Iterable[str]) -> dict[str, str]:
+    """Those with these hashes, as they were stored, by hash."""
+    statement = select(ComposeFile.compose_hash, ComposeFile.body).where(ComposeFile.compose_hash.in_(wanted))
+    return {compose_hash: body.decode() for compose_hash, body in await session.execute(statement)}
+
+
 def parse_compose(body: bytes | str) -> dict[str, Any]:
     """The members of an app-compose file; none of one that is no JSON object, which nothing here stores."""
     try:

@@ -16,7 +16,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 from teehouse.cloud.apps.models import App
 from teehouse.cloud.cvms.models import Cvm
 from teehouse.cloud.errors import CloudError, Detail, ErrorCode
-from teehouse.cloud.ids import CvmKey, CvmLookup, cvm_lookups
+from teehouse.cloud.ids import CvmKey, CvmLookup, cvm_lookups, parse_app_id
 
 _COLUMNS: Final[dict[CvmKey, InstrumentedAttribute[str] | InstrumentedAttribute[int]]] = {
     CvmKey.UUID: Cvm.vm_uuid,
@@ -48,6 +48,18 @@ async def find_cvm(session: AsyncSession, workspace_id: int, text: str) -> int:
         if found:
             return found[0]
     raise CloudError(ErrorCode.CVM_NOT_FOUND, "CVM not found")
+
+
+async def find_cvm_of_app(session: AsyncSession, workspace_id: int, app: str, text: str) -> int:
+    """The number of the app's CVM that a path calls `text`. Raises `CloudError` as `find_cvm` does."""
+    number = await find_cvm(session, workspace_id, text)
+    app_id = parse_app_id(app)
+    of_app = (
+        select(Cvm.id).join(App, App.id == Cvm.app_record_id).where(Cvm.id == number, App.app_id == app_id)
+    )
+    if app_id is None or await session.scalar(of_app) is None:
+        raise CloudError(ErrorCode.CVM_NOT_FOUND, "CVM not found")
+    return number
 
 
 def _matches(workspace_id: int, lookup: CvmLookup) -> ColumnElement[bool]:

@@ -9,6 +9,7 @@ from teehouse.cloud.cvms import actions, committing, provisioning, replicas
 from teehouse.cloud.cvms.answers import action_answer, instance_answer, present_provision
 from teehouse.cloud.cvms.environment import parse_box
 from teehouse.cloud.cvms.life_request import AppPath, By, CvmPath, Life, PrepareOnly
+from teehouse.cloud.cvms.lookup import find_cvm_of_app
 from teehouse.cloud.cvms.operations import Author
 from teehouse.cloud.cvms.replicas import Copy
 from teehouse.cloud.cvms.request import Presented
@@ -101,6 +102,23 @@ async def replicate_cvm(
         prepare_only=prepare_only,
     )
     return await _action(life, copied.cvm_id, how)
+
+
+@router.post("/apps/{app_id}/cvms/{vm_uuid}/replicas", responses=_REGISTERED)
+async def replicate_app_cvm(
+    app_id: AppPath,
+    vm_uuid: CvmPath,
+    life: Life,
+    author: By,
+    how: Presented,
+    *,
+    request: ReplicaRequest | None = None,
+    prepare_only: PrepareOnly = False,
+) -> Response:
+    """Copy a CVM of the app."""
+    async with life.database.read() as session:
+        number = await find_cvm_of_app(session, author.workspace_id, app_id, vm_uuid)
+    return await replicate_cvm(str(number), life, author, how, request=request, prepare_only=prepare_only)
 
 
 @router.post("/cvms/{cvm_id}/commit-replica", responses=_REGISTERED)

@@ -101,9 +101,9 @@ async def get_cvm_info(cvm_id: str, session: Reading, caller: Signed, how: Prese
 
 @router.get("/cvms/{cvm_id}/compose_file", responses={200: {"model": AppComposeObject}})
 async def get_cvm_compose_file(cvm_id: str, session: Reading, caller: Signed) -> Response:
-    """The CVM's app-compose file as an object."""
+    """The CVM's app-compose file as an object; clients want a Docker Compose file in it, if an empty one."""
     _, compose = await get_cvm_with_compose(session, caller.workspace_id, cvm_id)
-    return JsonAnswer(parse_compose(compose))
+    return JsonAnswer({"docker_compose_file": "", **parse_compose(compose)})
 
 
 @router.get(

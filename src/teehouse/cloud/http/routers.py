@@ -16,6 +16,7 @@ from teehouse.cloud.accounts import views_device as device
 from teehouse.cloud.accounts import views_workspaces as workspaces
 from teehouse.cloud.allowlists import views as allowlists
 from teehouse.cloud.apps import views as apps
+from teehouse.cloud.apps import views_stats as stats
 from teehouse.cloud.attestations import views as attestations
 from teehouse.cloud.cvms import views_change as cvm_changes
 from teehouse.cloud.cvms import views_deploy as cvm_deploys
@@ -35,6 +36,7 @@ SIGNED: Final[tuple[APIRouter, ...]] = (
     inventory.router,
     nodes.router,
     apps.router,
+    stats.router,
     revisions.router,
     cvm_reads.router,
     cvm_state.router,
