@@ -15,10 +15,10 @@ from teehouse.cloud.db.engine import sqlite_url
 
 def sections(directory: Path) -> list[list[str]]:
     """The lines of each section. PostgreSQL is left out where it is not installed."""
-    measured: cloud_lists.Measured = {"sqlite": {}}
-    for size in cloud_lists.SIZES:
-        path = directory / f"{size}.db"
-        measured["sqlite"][size] = asyncio.run(cloud_lists.measure(sqlite_url(path), size))
+    paths = {size: directory / f"{size}.db" for size in cloud_lists.SIZES}
+    files = {size: sqlite_url(path) for size, path in paths.items()}
+    measured: cloud_lists.Measured = {"sqlite": asyncio.run(cloud_lists.measure(files))}
+    for path in paths.values():
         path.unlink()
     urls = {"sqlite": sqlite_url(directory / "deploys.db")}
     if not cluster.available():
@@ -27,10 +27,8 @@ def sections(directory: Path) -> list[list[str]]:
     with tempfile.TemporaryDirectory(prefix="teehouse-bench-pg-") as place:
         Path(place).chmod(0o755)  # the server may be run by another user
         with cluster.running(Path(place) / "cluster") as postgres:
-            measured["postgresql"] = {
-                size: asyncio.run(cloud_lists.measure(postgres.new_database(f"apps_{size}"), size))
-                for size in cloud_lists.SIZES
-            }
+            names = {size: postgres.new_database(f"apps_{size}") for size in cloud_lists.SIZES}
+            measured["postgresql"] = asyncio.run(cloud_lists.measure(names))
             work = cloud_work.measure(directory, {**urls, "postgresql": postgres.new_database("deploys")})
     return [cloud_lists.section(measured, []), cloud_work.section(work)]
 
