@@ -5,8 +5,7 @@ import json
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import httpx
 import pytest
 
 from support.docker_engine import IMAGE, docker_engine
-from support.phala_cli import Phala
+from support.phala_cli import Phala, together
 from support.processes import free_port, started
 
 pytestmark = pytest.mark.timeout(300)
@@ -92,13 +91,6 @@ def phala(served: Served, tmp_path: Path) -> Phala:
         "# of the shop\nexport GREETING='good morning'\nEXTRA=no\n", encoding="utf-8"
     )
     return made
-
-
-def together(*calls: Callable[[], object]) -> None:
-    """Commands side by side: most of a command's time is its own start."""
-    with ThreadPoolExecutor(3) as threads:
-        for done in [threads.submit(call) for call in calls]:
-            done.result()
 
 
 def test_the_life_of_an_app(served: Served, phala: Phala) -> None:

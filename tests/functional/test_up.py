@@ -18,12 +18,7 @@ from dstack_sdk import DstackClient
 
 from support.functional_support import need
 from support.processes import free_port
-from support.up_processes import sample_processes, up
-
-MEMBERS = {
-    "emulated", "root", "root_ca", "pccs_url", "endpoint", "dstack_socket", "tappd_socket", "kms_url", "app_id", "api_url", "api_key", "api_key_file", "docs_url", "workspace", "vm_uuid",
-    "instance_id", "compose_hash", "app_url", "agent_url", "workload", "cvm_id", "pid", "version",
-}  # fmt: skip
+from support.up_processes import MEMBERS, sample_processes, up
 
 
 def client() -> httpx.Client:

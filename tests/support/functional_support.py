@@ -39,11 +39,17 @@ def need_javascript() -> str:
     return node
 
 
-def run_js(script: str, *arguments: str) -> Any:
+def run_js(script: str, *arguments: str, environ: dict[str, str] | None = None) -> Any:
     """What one of the scripts in js/ printed, decoded."""
     node = need_javascript()
     done = subprocess.run(
-        [node, script, *arguments], cwd=JS, capture_output=True, text=True, timeout=90, check=False
+        [node, script, *arguments],
+        cwd=JS,
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+        env={**os.environ, **(environ or {})},
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

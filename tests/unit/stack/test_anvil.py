@@ -1,14 +1,17 @@
 """Finding anvil, and what is said where it is not (stack/anvil.py)."""
 
+import fcntl
 import os
+import signal
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from teehouse.base.findings import CollateralError, MisuseError
 from teehouse.stack import anvil
-from teehouse.stack.anvil import find_anvil, run_anvil
+from teehouse.stack.anvil import end_left_behind, find_anvil, run_anvil
 from teehouse.stack.chain_serving import serve_chain
 
 
@@ -97,3 +100,56 @@ async def test_a_folder_that_cannot_be_made_is_misuse(tmp_path: Path) -> None:
     with pytest.raises(MisuseError):
         async with serve_chain(tmp_path / "file"):
             pytest.fail("it runs")
+
+
+async def test_a_folder_has_one_chain_and_one_process_that_runs_it(tmp_path: Path) -> None:
+    folder = tmp_path / "chain"
+    folder.mkdir()
+    held = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    for chain_id, code in ((None, "chain.runs-already"), (1, "chain.other-id")):
+        (folder / "chain-id").write_text("8453")
+        with pytest.raises(MisuseError) as refused:
+            async with serve_chain(tmp_path, chain_id=chain_id):
+                pytest.fail("it runs")
+        assert refused.value.finding.code == code
+        fcntl.flock(held, fcntl.LOCK_UN)
+    (folder / "chain-id").unlink()
+    (folder / "anvil-state.json").write_text("{}")  # of a version that kept no id
+    with pytest.raises(MisuseError) as refused:
+        async with serve_chain(tmp_path, chain_id=8453):
+            pytest.fail("it runs")
+    assert (refused.value.finding.expected, refused.value.finding.found) == ("31337", "8453")
+    os.close(held)
+
+
+@pytest.mark.parametrize("stubborn", [False, True])
+async def test_one_left_behind_is_ended_and_nobody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stubborn: bool
+) -> None:
+    monkeypatch.setattr(anvil, "STOP_SECONDS", 0.2 if stubborn else 10.0)
+    state, other = tmp_path / "state.json", tmp_path / "other.json"
+    loop = program(
+        tmp_path / "loop", f"trap '{'' if stubborn else 'exit 0'}' INT; echo $2; while :; do sleep 0.02; done"
+    )
+
+    def process(path: Path) -> subprocess.Popen[bytes]:
+        made = subprocess.Popen([loop, "--state", path], stdout=subprocess.PIPE)
+        assert made.stdout is not None
+        made.stdout.readline()
+        made.stdout.close()
+        state.with_name("anvil.pid").write_text(str(made.pid))
+        return made
+
+    stranger = process(other)
+    await end_left_behind(state)
+    assert stranger.poll() is None
+    left = process(state)
+    await end_left_behind(state)
+    assert left.wait(timeout=5) == (-signal.SIGKILL if stubborn else 0)
+    for content in ("", "x", str(left.pid)):
+        state.with_name("anvil.pid").write_text(content)
+        await end_left_behind(state)
+    assert stranger.poll() is None
+    stranger.kill()
+    stranger.wait()
