@@ -18,8 +18,19 @@ from support.anvil import need_anvil
 from support.functional_support import run_js
 from support.processes import Process
 from support.up_processes import MEMBERS, up
+from teehouse.attestation.verify import Verdict
+from teehouse.base.clock import SystemClock
+from teehouse.base.findings import Finding
+from teehouse.chain.checks import OnChain, check_app
+from teehouse.chain.rpc_reader import open_reader
+from teehouse.cli.verify import boot_info
 from teehouse.client.cloud import CloudClient
 from teehouse.client.cloud.calls import CloudCall
+from teehouse.keys.pem import spki_der
+from teehouse.stack.chain_of_trust import Deployed, walk
+from teehouse.stack.installation import open_installation
+from teehouse.stack.kms_emulated import on_chain
+from teehouse.stack.sample import sample_compose
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -160,6 +171,24 @@ def test_the_contract_is_the_measured_app_id_and_verify_shows_contract_block_and
     assert found["G4"]["found"] == ready["compose_hash"]
     other = verified(ready["kms_contract"], code=10)
     assert [check for check, one in other.items() if one["outcome"] != "accepted"] == ["G3"]
+
+
+async def test_the_walk_through_the_chain_of_trust_ends_at_another_owner(running: Up) -> None:
+    ready = running.ready
+    installation = open_installation(running.folder / "t", SystemClock())
+    kms = on_chain(installation).root
+    compose = sample_compose(spki_der(kms.ca.key.public_key()).hex())
+    deployed = Deployed(ready["app_url"], compose, bytes.fromhex(ready["app_id"]), kms)
+    contract = bytes.fromhex(ready["kms_contract"].removeprefix("0x"))
+
+    async def ask(verdict: Verdict) -> tuple[Finding, ...]:
+        async with await open_reader([ready["rpc_url"]]) as reader:
+            return await check_app(reader, boot_info(verdict), OnChain(contract, bytes(20)))
+
+    *steps, last = await walk(installation, deployed, ask)
+    assert [(step.check, step.ok) for step in steps] == [(f"T{number}", True) for number in range(1, 7)]
+    assert (last.check, last.code) == ("T7", "chain.owner-mismatch")
+    assert (last.expected, last.found) == ("0x" + "00" * 20, OWNER)
 
 
 def test_the_official_client_reads_the_sample_with_the_chain_that_the_api_describes(running: Up) -> None:
