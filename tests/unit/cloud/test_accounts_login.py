@@ -12,6 +12,7 @@ from sqlalchemy import select
 
 from support.cloud_core_support import KINDS, NOW, Cloud, cloud
 from teehouse.cloud.accounts.models import ApiKey, DeviceCode, WebSession
+from teehouse.cloud.accounts.views_device import powers
 from teehouse.cloud.housekeeping import forget_expired
 
 GRANT = "urn:ietf:params:oauth:grant-type:device_code"
@@ -186,6 +187,7 @@ async def test_a_device_login_from_code_to_key(here: Cloud) -> None:
     assert page.status_code == 200
     assert "phala-cli" in page.text
     assert "user:*, cvms:*, nodes:*" in page.text
+    assert "see and change apps and CVMs" in page.text
     assert "script" not in page.headers["content-security-policy"]
     done = await _decide(browser, begun["user_code"], "approve")
     assert (done.status_code, "Approved" in done.text) == (200, True)
@@ -309,3 +311,12 @@ async def test_a_session_ends_by_itself_by_hand_and_with_its_key(here: Cloud) ->
     browser = await _browser(here)
     here.clock.advance(timedelta(hours=8))
     assert 'name="api_key"' in (await browser.get("/device")).text
+
+
+def test_scopes_in_words() -> None:
+    assert powers(["cvms:read", "workspace:write", "user:*", "*"]) == [
+        "see apps and CVMs",
+        "change members, keys and webhooks of the workspace",
+        "see and change your profile and SSH keys",
+        "do all that your key can",
+    ]

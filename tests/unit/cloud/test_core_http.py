@@ -1,6 +1,8 @@
 """The HTTP core: versions, errors, pages, health, documentation (cloud-api.md 1 to 4)."""
 
+import base64
 import contextlib
+import hashlib
 import json
 import re
 from collections.abc import AsyncIterator
@@ -19,12 +21,14 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from support import postgres
 from support.cloud_core_support import KINDS, Cloud, cloud
+from support.cloud_inventory_support import add_inventory, add_node
 from teehouse.base.findings import MisuseError, malformed, misuse, rejected, unavailable, unsupported
 from teehouse.cloud.accounts.models import User, Workspace
 from teehouse.cloud.db import migrate
 from teehouse.cloud.db.engine import open_database
 from teehouse.cloud.errors import CloudError, Detail, ErrorCode, busy, denied, not_found, refusal
 from teehouse.cloud.http.dependencies import PageRequest, Reading, Version, Writing, needed_scope, paging
+from teehouse.cloud.http.docs_page import links_to
 from teehouse.cloud.http.docs_page import page as docs_page
 from teehouse.cloud.http.metrics import RequestMetrics
 from teehouse.wire.cloud.versions import ApiVersion, negotiate
@@ -432,6 +436,63 @@ async def test_the_documentation_page_needs_nothing_from_elsewhere(one: Cloud) -
     for path in description["paths"]:
         assert path in page.text
     assert (await one.client(None).get("/docs")).text == page.text
+    # What is named is there, what is styled is what the header allows, and nothing is claimed to be emulated.
+    links = set(re.findall(r'href="#([^"]*)"', page.text))
+    assert links <= set(re.findall(r' id="([^"]*)"', page.text))
+    assert {"main", "schemas", "group-apps", "schema-AppPageV3"} <= links
+    (style,) = re.findall(r"<style>(.*?)</style>", page.text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert f"style-src 'sha256-{digest}'" in page.headers["content-security-policy"]
+    assert "EMULATED" not in page.text
+
+
+async def test_pages_name_the_roots_of_emulated_nodes_first(one: Cloud) -> None:
+    async with one.database.write() as session:
+        image, kms = await add_inventory(session)
+        for name, root in (("one", "emulated:bb"), ("two", "emulated:aa"), ("three", "emulated:aa")):
+            (await add_node(session, image, kms, name=name)).root = root
+        real = await add_node(session, image, kms, name="real")
+        real.emulated, real.root = False, "intel"
+    for path in ("/docs", "/device"):
+        text = (await one.client(None).get(path)).text
+        band = text[text.index("<body>") : text.index("</aside>")]
+        assert re.findall("<code>(.*?)</code>", band) == ["emulated:aa", "emulated:bb"]
+        assert "these roots only" in band
+
+
+def test_numbers_and_defaults_in_words() -> None:
+    parameter = {"name": "n", "in": "query"}
+    schemas = [
+        {"type": "integer", "minimum": 1, "maximum": 100, "default": 20},
+        {"type": "integer", "minimum": 0},
+        {"type": "number", "maximum": 9},
+        {"type": "boolean", "default": False},
+    ]
+    operation = {
+        "operationId": "x",
+        "description": "Does it,\nat once.\n\nMore.",
+        "parameters": [{**parameter, "schema": schema} for schema in schemas] + [parameter],
+        "responses": {"200": {"description": "Successful Response"}},
+    }
+    shown = docs_page({"info": {"title": "T"}, "paths": {"/x": {"get": {**operation, "tags": ["xs"]}}}})
+    (group,) = shown["groups"]
+    assert (group["title"], group["id"]) == ("Xs", "xs")
+    (call,) = group["calls"]
+    assert (call["summary"], call["answers"][0]["description"]) == ("Does it, at once.", "")
+    assert [(p["type"], p["description"]) for p in call["parameters"]] == [
+        ("integer 1 to 100", "20 if not given"),
+        ("integer from 0", ""),
+        ("number up to 9", ""),
+        ("boolean", "false if not given"),
+        ("anything", ""),
+    ]
+
+
+def test_names_of_schemas_become_links_and_all_else_is_text() -> None:
+    linked = links_to(["App", "Cvm"])
+    assert linked("App[] | <b> | CvmX | Cvm") == (
+        '<a href="#schema-App">App</a>[] | &lt;b&gt; | CvmX | <a href="#schema-Cvm">Cvm</a>'
+    )
 
 
 async def test_operations_have_names_of_their_own_and_say_what_they_do(one: Cloud) -> None:

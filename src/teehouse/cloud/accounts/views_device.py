@@ -8,12 +8,11 @@ Rules:
 3. The session's cookie is read by no script, and sent by no other site.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Final
 from urllib.parse import parse_qs
 
 from fastapi import APIRouter, Query
-from jinja2 import Environment, PackageLoader, select_autoescape
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
@@ -23,25 +22,24 @@ from teehouse.cloud.accounts.caller import Caller
 from teehouse.cloud.accounts.device_login import OAuthRefusal
 from teehouse.cloud.errors import CloudError
 from teehouse.cloud.http.dependencies import Parts, Reading, Writing
-from teehouse.cloud.http.docs_page import HEADERS, STYLE
+from teehouse.cloud.http.pages import emulated_roots, page_environment, page_headers
 from teehouse.wire.cloud.accounts import DeviceCodeBody, DeviceCodeRequest, DeviceToken, DeviceTokenRequest
 from teehouse.wire.cloud.problems import OAuthProblem, Problem, SimpleProblem
 
 COOKIE: Final = "teehouse_session"
 FORM_LIMIT: Final = 4096  # bytes
-PAGE_HEADERS: Final[Mapping[str, str]] = {
-    **HEADERS,
-    "Content-Security-Policy": HEADERS["Content-Security-Policy"].replace(
-        "form-action 'none'", "form-action 'self'"
-    ),
-    "Cache-Control": "no-store",
+PAGE_HEADERS: Final[Mapping[str, str]] = {**page_headers(forms=True), "Cache-Control": "no-store"}
+_AREAS: Final = {
+    "cvms": "apps and CVMs",
+    "nodes": "nodes, images, instance types and KMSs",
+    "user": "your profile and SSH keys",
+    "workspace": "members, keys and webhooks of the workspace",
 }
+_ACTIONS: Final = {"read": "see", "write": "change", "*": "see and change"}
 
 public_router = APIRouter(prefix="/auth/device", tags=["account"])
 page_router = APIRouter(prefix="/device", include_in_schema=False)
-_template = Environment(
-    loader=PackageLoader("teehouse.cloud.accounts"), autoescape=select_autoescape()
-).get_template("device.html")
+_template = page_environment("teehouse.cloud.accounts").get_template("device.html")
 _OAUTH: Final[dict[int | str, dict[str, Any]]] = {
     400: {"model": OAuthProblem | Problem | SimpleProblem, "description": "Not yet, not any more, or never"}
 }
@@ -83,8 +81,18 @@ async def fetch_device_token(body: DeviceTokenRequest, session: Writing, parts: 
     return _oauth(answer) if isinstance(answer, OAuthRefusal) else DeviceToken(access_token=answer.token)
 
 
-def _page(status: int = 200, **shown: Any) -> Response:
-    return HTMLResponse(_template.render(style=STYLE, **shown), status, dict(PAGE_HEADERS))
+async def _page(session: AsyncSession, status: int = 200, **shown: Any) -> Response:
+    roots = await emulated_roots(session)
+    return HTMLResponse(_template.render(roots=roots, **shown), status, dict(PAGE_HEADERS))
+
+
+def powers(scopes: Iterable[str]) -> list[str]:
+    """What scopes allow, in words."""
+    return [_power(*scope.partition(":")[::2]) for scope in scopes]
+
+
+def _power(area: str, action: str) -> str:
+    return f"{_ACTIONS[action]} {_AREAS[area]}" if area in _AREAS else "do all that your key can"
 
 
 async def _form(request: Request) -> dict[str, str]:
@@ -114,7 +122,7 @@ async def show_device_page(
     """The page: sign in, say the code, approve."""
     signed = await _signed_in(request, session, parts)
     if signed is None:
-        return _page(step="sign-in", user_code=user_code)
+        return await _page(session, step="sign-in", user_code=user_code)
     token, caller = signed
     shown: dict[str, Any] = {
         "caller": caller,
@@ -122,12 +130,12 @@ async def show_device_page(
         "form_token": device_login.form_token(token),
     }
     if not user_code:
-        return _page(step="code", **shown)
+        return await _page(session, step="code", **shown)
     try:
         login = await device_login.find_pending(session, user_code, parts.clock.now())
     except CloudError:
-        return _page(404, step="code", problem="No login waits under this code.", **shown)
-    return _page(step="decide", login=login, **shown)
+        return await _page(session, 404, step="code", problem="No login waits under this code.", **shown)
+    return await _page(session, step="decide", login=login, powers=powers(login.scopes), **shown)
 
 
 @page_router.post("/session")
@@ -139,7 +147,7 @@ async def sign_in(request: Request, session: Writing, parts: Parts) -> Response:
         session, parts.settings, form.get("api_key", "").strip(), parts.clock.now()
     )
     if begun is None:
-        return _page(403, step="sign-in", user_code=code, problem="This is no valid API key.")
+        return await _page(session, 403, step="sign-in", user_code=code, problem="This is no valid API key.")
     normal = device_login.normal_user_code(code)
     answer = RedirectResponse(f"/device?user_code={normal}" if normal else "/device", 303)
     answer.set_cookie(
@@ -160,10 +168,14 @@ async def decide(request: Request, session: Writing, parts: Parts) -> Response:
     form = await _form(request)
     signed = await _signed_in(request, session, parts)
     if signed is None:
-        return _page(403, step="sign-in", user_code=form.get("user_code", ""), problem="Sign in first.")
+        return await _page(
+            session, 403, step="sign-in", user_code=form.get("user_code", ""), problem="Sign in first."
+        )
     token, caller = signed
     if not device_login.is_form_token(token, form.get("form_token", "")):
-        return _page(403, step="end", problem="This form is not from your session. Open the page anew.")
+        return await _page(
+            session, 403, step="end", problem="This form is not from your session. Open the page anew."
+        )
     if form.get("decision") == "sign-out":
         await device_login.end_session(session, token)
         answer = RedirectResponse("/device", 303)
@@ -175,5 +187,5 @@ async def decide(request: Request, session: Writing, parts: Parts) -> Response:
             session, caller, form.get("user_code", ""), approve=approve, now=parts.clock.now()
         )
     except CloudError as error:
-        return _page(error.status, step="end", problem=f"{error.message}.")
-    return _page(step="end", approved=approve)
+        return await _page(session, error.status, step="end", problem=f"{error.message}.")
+    return await _page(session, step="end", approved=approve)

@@ -1,6 +1,6 @@
 """Routes of apps (cloud-api.md 10.1)."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
 from pydantic import StringConstraints
@@ -23,19 +23,22 @@ Search = Annotated[
 ]
 Status = Annotated[str, StringConstraints(max_length=64)]
 Statuses = Annotated[list[Status] | None, Query(max_length=16, description="Any of these; repeat the key")]
-Name = Annotated[str | None, Query(max_length=128)]
+
+
+def _named(what: str) -> Any:
+    return Query(max_length=128, description=what)
 
 
 async def _filters(  # noqa: PLR0917 - parameters of a query have no order
     search: Search = None,
     status: Statuses = None,
-    listed: Annotated[bool | None, Query()] = None,
-    base_image: Name = None,
-    instance_type: Name = None,
-    kms_slug: Name = None,
-    kms_type: Name = None,
-    node: Name = None,
-    region: Name = None,
+    listed: Annotated[bool | None, Query(description="Whether it is shown in public")] = None,
+    base_image: Annotated[str | None, _named("Name of the OS image")] = None,
+    instance_type: Annotated[str | None, _named("Id of the instance type")] = None,
+    kms_slug: Annotated[str | None, _named("Slug of the KMS")] = None,
+    kms_type: Annotated[str | None, _named("phala, ethereum, base or legacy")] = None,
+    node: Annotated[str | None, _named("Name of the node")] = None,
+    region: Annotated[str | None, _named("Region of the node")] = None,
 ) -> AppFilters:
     return AppFilters(
         search, tuple(status or ()), listed, base_image, instance_type, kms_slug, kms_type, node, region

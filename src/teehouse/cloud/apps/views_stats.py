@@ -11,7 +11,7 @@ from teehouse.cloud.http.dependencies import PageRequest, Reading, Signed, pagin
 from teehouse.wire.cloud.paging import pages
 from teehouse.wire.cloud.stats import AppStats, EntityProfile, StatsPage
 
-router = APIRouter(prefix="/stats", tags=["stats"])
+router = APIRouter(prefix="/stats", tags=["feeds"])
 Page = Annotated[PageRequest, paging(default=1000, most=1000)]
 
 

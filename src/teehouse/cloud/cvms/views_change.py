@@ -30,8 +30,8 @@ from teehouse.wire.cloud.lifecycle import (
     VisibilityRequest,
 )
 
-router = APIRouter(tags=["cvms"])
-public_router = APIRouter(tags=["cvms"])
+router = APIRouter(tags=["CVMs"])
+public_router = APIRouter(tags=["CVMs"])
 _COMPOSE: Final = (
     "docker_compose_file",
     "pre_launch_script",

@@ -28,7 +28,7 @@ from teehouse.wire.cloud.lifecycle import (
     RestartRequest,
 )
 
-router = APIRouter(tags=["cvms"])
+router = APIRouter(tags=["CVMs"])
 _ACTION: dict[int | str, dict[str, Any]] = {200: {"model": VmAction}}
 _REGISTERED = {**_ACTION, **REGISTRATION}
 

@@ -39,7 +39,7 @@ from teehouse.wire.cloud.lifecycle import (
 )
 from teehouse.wire.cloud.versions import ApiVersion
 
-router = APIRouter(tags=["cvms"])
+router = APIRouter(tags=["CVMs"])
 
 
 class CvmConfiguration(Body):

@@ -19,7 +19,7 @@ from teehouse.cloud.cvms.serial_log import (
 )
 from teehouse.cloud.http.dependencies import Parts
 
-public_router = APIRouter(tags=["cvms"])
+public_router = APIRouter(tags=["CVMs"])
 Moment = Annotated[str | None, Query(max_length=40)]
 Flag = Annotated[str | None, Query(max_length=8, description="Present, or not")]
 Count = Annotated[int | None, Query(ge=0, le=LINES_LIMIT)]

@@ -14,7 +14,7 @@ from teehouse.cloud.http.answers import JsonAnswer
 from teehouse.cloud.http.dependencies import Parts, Signed, Version
 from teehouse.wire.cloud.observations import CvmState
 
-router = APIRouter(tags=["cvms"])
+router = APIRouter(tags=["CVMs"])
 _STREAMS: Final = Streams()
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
