@@ -69,7 +69,7 @@ def find_anvil(start: Path | None = None) -> Path:
         expected=f"anvil on PATH, or {inside.parent.parent} in {here} or above",
         found="neither",
         remedy=f"run `npm install @foundry-rs/anvil@{VERSION}` here, or install Foundry; "
-        "or name a chain that runs with --rpc-url",
+        "or name a chain that runs: --rpc-url URL, of `teehouse up` --chain URL",
     )
 
 
