@@ -29,14 +29,16 @@ from teehouse.cloud.webhooks.delivery import WebhookWorker
 from teehouse.cloud.webhooks.models import Webhook, WebhookDelivery
 from teehouse.cloud.webhooks.signing import PURPOSE
 from teehouse.cloud.workflows.announcing import AnnouncedWorkflows, hearing, listen
+from teehouse.cloud.workflows.durable import DbosWorkflows
 from teehouse.cloud.workflows.executors import Claims, ExecutorLock
 from teehouse.cloud.workflows.following import NodeFollower, NodeFollowers, in_background
 from teehouse.cloud.workflows.observing import Reconciler
+from teehouse.cloud.workflows.steps import Steps
 from teehouse.node.api import EventKind
 
 SETTINGS = CloudSettings(database_url="sqlite+aiosqlite:///unused", secret_key=SecretBytes(bytes(range(32))))
 END_OTHERS = text(
-    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+    "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
     " WHERE datname = current_database() AND pid <> pg_backend_pid()"
 )
 
@@ -361,3 +363,44 @@ async def test_whoever_took_longer_than_its_claim_settles_nothing(tmp_path: Path
         assert await WebhookWorker(life.database, SETTINGS, life.clock, slow).run_once() == 1
         (row,) = await life.rows(WebhookDelivery)
         assert (row.attempts, row.status, row.error, row.response_status) == (1, "delivered", None, 204)
+
+
+async def test_a_replica_that_lost_its_lock_judges_nobody_for_a_while(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    """Rule D3: with the database's restart all replicas lost their locks, and none of them is dead."""
+    async with living(tmp_path, kind="postgresql") as life:
+        start = life.node.start
+        waiting = asyncio.Event()
+
+        async def slow(*_args: Any, **_given: Any) -> Any:
+            waiting.set()
+            await asyncio.sleep(60)
+
+        life.node.start = slow
+        steps = Steps(life.database, life.life.nodes, life.clock, patience=0.2, limit=5)
+        life.life.workflows = first = DbosWorkflows(life.database, steps, life.clock)
+        assert first.trouble() == "not launched"
+        await first.launch()
+        done = await life.begin()
+        await asyncio.wait_for(waiting.wait(), 20)
+        await first.close()
+        other = ExecutorLock(life.database.engine)
+        await other.hold(first.executor_id)  # as if it were alive
+        life.node.start = start
+        second = DbosWorkflows(life.database, steps, life.clock)
+        await second.launch()
+        try:
+            assert (await second.sweep(), second.trouble()) == (0, None)
+            await end_others(life.database)
+            assert await second.sweep() == 0  # its lock was lost, and so was the other's
+            monkeypatch.setattr("teehouse.cloud.workflows.durable.LATE", -1.0)
+            assert second.trouble() == "work was last looked after 0 seconds ago"
+            second._settled_at = 0.0
+            await other.release()
+            assert await second.sweep() == 1
+            assert (await finished(life.database, done.operation_id)).outcome == "succeeded"
+            assert await second.sweep() == 0
+            assert life.node.calls.count("create") == 1
+        finally:
+            await second.close()

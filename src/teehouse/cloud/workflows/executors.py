@@ -23,6 +23,7 @@ _SPACE: Final = "teehouse-executor:"
 _CLAIMS: Final = "teehouse-claim:"
 _TAKE = text("SELECT pg_advisory_lock(hashtextextended(:name, 0))")
 _TRY = text("SELECT pg_try_advisory_lock(hashtextextended(:name, 0))")
+_DROP_ALL = text("SELECT pg_advisory_unlock_all()")
 _DROP = text("SELECT pg_advisory_unlock(hashtextextended(:name, 0))")
 
 
@@ -40,7 +41,7 @@ class ExecutorLock:
             with suppress(DBAPIError, OSError):
                 await self._connection.execute(text("SELECT 1"))
                 return True
-            await self.release()
+            await self._leave()
         connection = await self._engine.connect()
         try:
             connection = await connection.execution_options(isolation_level="AUTOCOMMIT")
@@ -67,7 +68,13 @@ class ExecutorLock:
                 await self._connection.execute(_DROP, name)
 
     async def release(self) -> None:
-        """Let go, by ending the connection."""
+        """Let go at once, and end the connection."""
+        if self._connection is not None:
+            with suppress(DBAPIError, OSError):
+                await self._connection.execute(_DROP_ALL)
+        await self._leave()
+
+    async def _leave(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             with suppress(DBAPIError, OSError):
@@ -115,8 +122,11 @@ class Claims:
                     await self._connection.execute(_DROP, {"name": _CLAIMS + name})
 
     async def close(self) -> None:
-        """Give all of them back."""
+        """Give all of them back at once."""
         async with self._turn:
+            if self._connection is not None:
+                with suppress(DBAPIError, OSError):
+                    await self._connection.execute(_DROP_ALL)
             await self._leave()
 
     async def _leave(self) -> None:
