@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from support.anvil import end_anvil
 from support.processes import START_SECONDS, free_port
 from support.up_processes import sample_processes
 from teehouse.client.cloud import CloudClient
@@ -93,4 +94,5 @@ def folder() -> Iterator[Path]:
     yield made
     for pid in sample_processes(made):
         os.kill(pid, signal.SIGKILL)
+    end_anvil(made / "t")
     shutil.rmtree(made, ignore_errors=True)

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from support.anvil import need_anvil
+from support.anvil import end_anvil, need_anvil
 from support.functional_support import run_js
 from support.processes import Process
 from support.up_processes import MEMBERS, up
@@ -122,6 +122,7 @@ def running() -> Iterator[Up]:
             assert made.process.stop() == 0, made.process.output()
         finally:
             made.process.kill()
+            end_anvil(made.folder / "t")
 
 
 def test_ready_json_and_the_screen_say_where_the_chain_is(running: Up) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,3 +61,12 @@ def chain_up(directory: Path | None = None) -> Iterator[ChainUp]:
             assert not (folder / "chain" / "chain.json").exists()
         finally:
             process.kill()
+
+
+def end_anvil(directory: Path) -> None:
+    """End the anvil that a killed `teehouse` left behind in its folder, if there is one."""
+    try:
+        pid = int((directory / "chain" / "anvil.pid").read_text("ascii"))
+        os.kill(pid, signal.SIGKILL)
+    except (OSError, ValueError):
+        return
