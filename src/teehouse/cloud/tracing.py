@@ -24,6 +24,7 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from teehouse.base.findings import misuse
+from teehouse.cloud.paths import loggable
 
 CORRELATION: Final = "teehouse.correlation_id"
 _NAME: Final = "teehouse.cloud"
@@ -127,7 +128,7 @@ class RequestTracing:
             method,
             context=parent,
             kind=SpanKind.SERVER,
-            attributes={"http.request.method": method, "url.path": scope["path"]},
+            attributes={"http.request.method": method, "url.path": loggable(scope["path"])},
             record_exception=False,
             set_status_on_exception=False,
         ) as span:

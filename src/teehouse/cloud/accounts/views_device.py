@@ -10,7 +10,6 @@ Rules:
 
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Final
-from urllib.parse import parse_qs
 
 from fastapi import APIRouter, Query
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -22,12 +21,12 @@ from teehouse.cloud.accounts.caller import Caller
 from teehouse.cloud.accounts.device_login import OAuthRefusal
 from teehouse.cloud.errors import CloudError
 from teehouse.cloud.http.dependencies import Parts, Reading, Writing
+from teehouse.cloud.http.forms import own_form
 from teehouse.cloud.http.pages import emulated_roots, page_environment, page_headers
 from teehouse.wire.cloud.accounts import DeviceCodeBody, DeviceCodeRequest, DeviceToken, DeviceTokenRequest
 from teehouse.wire.cloud.problems import OAuthProblem, Problem, SimpleProblem
 
 COOKIE: Final = "teehouse_session"
-FORM_LIMIT: Final = 4096  # bytes
 PAGE_HEADERS: Final[Mapping[str, str]] = {**page_headers(forms=True), "Cache-Control": "no-store"}
 _AREAS: Final = {
     "cvms": "apps and CVMs",
@@ -95,17 +94,6 @@ def _power(area: str, action: str) -> str:
     return f"{_ACTIONS[action]} {_AREAS[area]}" if area in _AREAS else "do all that your key can"
 
 
-async def _form(request: Request) -> dict[str, str]:
-    """The fields of a form that our own page sent (rule 2). Raises `CloudError`."""
-    if request.headers.get("Sec-Fetch-Site", "same-origin") not in {"same-origin", "none"}:
-        raise CloudError(None, "This form was sent by another site", status=403)
-    if int(request.headers.get("content-length") or 0) > FORM_LIMIT:
-        raise CloudError(None, f"A form has at most {FORM_LIMIT} bytes", status=413)
-    body = (await request.body())[: FORM_LIMIT + 1]
-    fields = parse_qs(body.decode("ascii", "replace"), max_num_fields=8, errors="replace")
-    return {name: values[0] for name, values in fields.items()}
-
-
 async def _signed_in(request: Request, session: AsyncSession, parts: Parts) -> tuple[str, Caller] | None:
     token = request.cookies.get(COOKIE, "")
     caller = await device_login.session_caller(session, token, parts.clock.now())
@@ -141,7 +129,7 @@ async def show_device_page(
 @page_router.post("/session")
 async def sign_in(request: Request, session: Writing, parts: Parts) -> Response:
     """Begin a session by showing an API key."""
-    form = await _form(request)
+    form = await own_form(request)
     code = form.get("user_code", "")[:64]
     begun = await device_login.begin_session(
         session, parts.settings, form.get("api_key", "").strip(), parts.clock.now()
@@ -165,7 +153,7 @@ async def sign_in(request: Request, session: Writing, parts: Parts) -> Response:
 @page_router.post("/decision")
 async def decide(request: Request, session: Writing, parts: Parts) -> Response:
     """Approve or deny a login."""
-    form = await _form(request)
+    form = await own_form(request)
     signed = await _signed_in(request, session, parts)
     if signed is None:
         return await _page(

@@ -6,7 +6,8 @@ Rules:
    answer's header, in every log line written meanwhile, and in errors.
 2. Its trace id (32 hex digits) is that of its span where OpenTelemetry records one, else the one of the caller's
    `traceparent`, else of our own making; revisions and operations keep it.
-3. A log line has the path and never the query, which may hold codes. Keys are in headers, which are not logged.
+3. A log line has the path and never the query, which may hold codes, nor what of a path is a token. Keys are in
+   headers, which are not logged.
 4. What no handler expected is 500 with a sentence and the id; the rest of it is in the log.
 """
 
@@ -24,6 +25,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from teehouse.cloud.http.metrics import RequestMetrics, known_method
+from teehouse.cloud.paths import loggable
 from teehouse.cloud.tracing import RequestTracing, Traced
 
 REQUEST_ID: Final = "X-Request-ID"
@@ -100,7 +102,7 @@ class ContextMiddleware:
                 log.error(  # noqa: TRY400 - see above
                     "request failed",
                     method=scope["method"],
-                    path=scope["path"],
+                    path=loggable(scope["path"]),
                     traceback=traceback.format_exc(),
                 )
                 if status:  # the answer has begun; cutting it short is all that is left
@@ -115,7 +117,7 @@ class ContextMiddleware:
                 log.info(
                     "request",
                     method=scope["method"],
-                    path=scope["path"],
+                    path=loggable(scope["path"]),
                     status=status,
                     seconds=round(seconds, 6),
                 )

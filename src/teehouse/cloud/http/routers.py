@@ -19,6 +19,7 @@ from teehouse.cloud.apps import views as apps
 from teehouse.cloud.apps import views_stats as stats
 from teehouse.cloud.attestations import views as attestations
 from teehouse.cloud.cvms import views_change as cvm_changes
+from teehouse.cloud.cvms import views_commit as cvm_commits
 from teehouse.cloud.cvms import views_deploy as cvm_deploys
 from teehouse.cloud.cvms import views_legacy as cvm_legacy
 from teehouse.cloud.cvms import views_logs as cvm_logs
@@ -52,4 +53,4 @@ PUBLIC: Final[tuple[APIRouter, ...]] = (
     cvm_logs.public_router,
     attestations.public_router,
 )
-PAGES: Final[tuple[APIRouter, ...]] = (device.page_router,)
+PAGES: Final[tuple[APIRouter, ...]] = (device.page_router, cvm_commits.page_router)
