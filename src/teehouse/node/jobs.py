@@ -200,12 +200,15 @@ class Job:
         for number, patience in ((signal.SIGTERM, deadline), (signal.SIGKILL, GRACE)):
             if patience <= 0:
                 continue
-            for pid in self._orphans():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, number)
+            told: set[int] = set()
             for _ in range(math.ceil(patience / _POLL)):
-                if not self._orphans():
+                living = set(self._orphans())
+                if not living:
                     return
+                for pid in living - told:  # the later ones were forked while the list was made
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, number)
+                told |= living
                 await asyncio.sleep(_POLL)
 
     def _orphans(self) -> list[int]:

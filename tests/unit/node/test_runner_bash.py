@@ -195,8 +195,11 @@ async def test_rule_2_what_a_good_script_leaves_behind_goes_on(
         spec_of(tmp_path, bash_script="sleep 60 & echo $!; setsid sleep 60 & echo $!; exit 0")
     )
     await until(lambda: record_of(workload).exit_code == 0)
-    left = [int(line) for line in printed(workload.place.log("shop")).split()]
-    assert len(left) == 2
+    log = workload.place.log("shop")
+    await until(
+        lambda: log.exists() and len(printed(log).split()) == 2
+    )  # what is in the pipes comes after the code
+    left = [int(line) for line in printed(log).split()]
     assert [state.state for state in await workload.state()] == ["running"]
     await workload.stop(5)
     assert not any(alive(pid) for pid in left)
