@@ -1,5 +1,6 @@
 """Deployments with an on-chain KMS: provision, the caller's contract, commit (cloud-api.md 12.7, 13.2, 16)."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -185,6 +186,18 @@ async def test_no_contract_at_the_address(one: OnChain) -> None:
     assert details(refused) == {"app_contract_address": "0x" + "ab" * 20}
     one.chain.down = True
     assert (await one.commit("ab" * 20, found)).status_code == 503
+
+
+async def test_provisions_of_one_compose_hash_go_to_several_contracts_at_once(one: OnChain) -> None:  # T1
+    found = [await one.provision(f"app-{number}", node_id=min(one.nodes)) for number in range(4)]
+    assert len({each["compose_hash"] for each in found}) == 1
+    apps = [one.chain.deploy(each["compose_hash"], each["device_id"]) for each in found]
+    answers = await asyncio.gather(*(one.commit(*pair) for pair in zip(apps, found, strict=True)))
+    assert [answer.status_code for answer in answers] == [200] * 4
+    assert [answer.json()["app_id"] for answer in answers] == apps
+    assert {answer.json()["name"] for answer in answers} == {f"app-{number}" for number in range(4)}
+    fifth = await one.commit(one.chain.deploy(found[0]["compose_hash"], found[0]["device_id"]), found[0])
+    assert (fifth.status_code, fifth.json()["error_code"]) == (466, "ERR-01-006")
 
 
 async def test_an_app_id_of_another_workspace_is_no_app(one: OnChain) -> None:

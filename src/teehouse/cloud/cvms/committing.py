@@ -3,7 +3,8 @@
 Rules:
 
 T1. A provision is committed by one guarded UPDATE, in the transaction that makes app, CVM, revision and operation.
-    The same commit again, at once or later, is answered with the CVM that came of it.
+    The same commit again, at once or later, is answered with the CVM that came of it. Of provisions with one hash
+    for several contracts each commit takes another, also when they come at once.
 T2. The same app id with another compose hash than it was committed with is refused (ERR-03-007), while the app
     has CVMs.
 T3. A provision that is unknown or whose time is over is refused (ERR-01-006).
@@ -16,7 +17,7 @@ T6. An app stays with its KMS: its keys come from there.
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, cast
+from typing import Any, Final, cast
 from uuid import uuid4
 
 from sqlalchemy import CursorResult, select, update
@@ -42,6 +43,8 @@ from teehouse.cloud.nodes.reservations import Held, reserve, take_over
 from teehouse.cloud.revisions.models import OperationType
 from teehouse.wire.cloud.lifecycle import CommitRequest
 
+_LATEST: Final = 50  # provisions of one compose hash that a commit looks at, and takes at most a try each
+
 
 @dataclass(frozen=True, slots=True)
 class Committed:
@@ -60,8 +63,10 @@ async def commit(life: Lifecycle, author: Author, request: CommitRequest) -> Com
         raise CloudError(ErrorCode.INVALID_REQUEST, "compose_hash has 64 hex digits, app_id has 40")
     _check_addresses(request, app_id)
     box = parse_box(request.encrypted_env) or b""
-    found = await _find(life, author, compose_hash, app_id, kms=request.kms_id)
-    if found.cvm_id is None:
+    for _ in range(_LATEST):
+        found = await _find(life, author, compose_hash, app_id, kms=request.kms_id)
+        if found.cvm_id is not None:
+            return Committed(found.cvm_id, None, None)
         await _check_allowed(life, found, app_id)
         key = await _environment_key(life, found, app_id)
         try:
@@ -75,10 +80,7 @@ async def commit(life: Lifecycle, author: Author, request: CommitRequest) -> Com
             if done.operation_id is not None:
                 await life.workflows.start(done.operation_id)
             return done
-        found = await _find(life, author, compose_hash, app_id, kms=request.kms_id)
-    if found.cvm_id is None:
-        raise _expired()
-    return Committed(found.cvm_id, None, None)
+    raise _expired()
 
 
 def _check_addresses(request: CommitRequest, app_id: str | None) -> None:
@@ -99,7 +101,7 @@ async def _find(
     mine = (Provision.workspace_id == author.workspace_id, Provision.kind == "create")
     async with life.database.read() as session:
         question = select(Provision).where(*mine, Provision.compose_hash == compose_hash)
-        rows = list((await session.execute(question.order_by(Provision.id.desc()).limit(50))).scalars())
+        rows = list((await session.execute(question.order_by(Provision.id.desc()).limit(_LATEST))).scalars())
         named = await kms_numbers(session, kms) if kms else None
         rows = [row for row in rows if named is None or row.kms_id in named]
         fitting = [row for row in rows if app_id is None or row.app_id in {None, app_id}]
