@@ -104,6 +104,21 @@ def test_the_official_client_does_all_it_does_on_chain(chain: ChainUp) -> None: 
         assert "is not the owner of contract" in answers["stranger"][check]
     for transaction in ("remove", "any"):
         assert "OwnableUnauthorizedAccount" in answers["stranger"][transaction]
+    assert answers["safe"] == {
+        "compose": True,
+        "device": True,
+        "prerequisites": answers["any"]["prerequisites"],
+        "devices": {
+            **answers["changed"]["devices"],
+            "allowAnyDevice": True,
+            "devices": ["0x" + "de" * 32, "0x" + "d1" * 32],
+        },
+    }
+    refused = {name: told["refused"] for name, told in answers["safelyRefused"].items()}
+    assert refused.pop("deploy") == answers["noKms"]
+    assert {name: word.split("\n")[0] for name, word in refused.items()} == {
+        name: word.split("\n")[0] for name, word in answers["stranger"].items()
+    }
     # Our own reading of what the client did.
     shown = json.loads(teehouse("governance", "show", deployed["appId"], "--rpc-url", chain.url, "--json"))
     assert shown["compose_hashes"] == ["0x" + "c0" * 32, "0x" + "c1" * 32]

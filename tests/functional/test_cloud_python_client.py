@@ -2,7 +2,7 @@
 
 Both its clients, at all four dated versions. What is refused is named: what 2.2 shows to be impossible, and the
 questions about an app's contract, which an app whose KMS is off chain has none of. Apps on chain are driven by
-tests/unit/cloud/test_cloud_phala_cloud.py.
+tests/functional/test_up_chain.py.
 """
 
 from typing import Any

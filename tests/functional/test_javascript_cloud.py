@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
+from support.functional_support import JS
 from support.javascript_cloud import JavascriptCloud, Names
 from support.javascript_lives import Form, Life, live
 from support.javascript_reads import account, changed_mind, inventory, running
@@ -24,7 +25,10 @@ pytestmark = pytest.mark.timeout(300)
 
 VERSIONS = ("2025-10-28", "2026-01-21")
 
-# They speak to a chain and ask nothing of the control plane; tests/functional/test_javascript_chain.py calls them.
+# They speak to a chain and ask nothing of the control plane; js/chain.mjs calls them, which
+# tests/functional/test_chain_anvil.py and tests/functional/test_up_chain.py run. What they ask of it about an app on
+# chain, checkCvmIsAllowed, checkAppIsAllowed, confirmCvmPatch and commitCvmUpdate among it, is refused here, where
+# the KMS is off chain, and accepted in tests/functional/test_up_chain.py.
 ON_CHAIN = {
     "addComposeHash",
     "addDevice",
@@ -155,6 +159,10 @@ def nothing_left_out(names: Names, forms: list[Form]) -> None:
     """Every function and every method of the package was called, and at both versions in one form at least."""
     left_out = ON_CHAIN | {safe(name) for name in ON_CHAIN} | WALLET | ASKS_NOBODY
     assert {name for name in left_out if name in names.functions} == left_out
+    script = (JS / "chain.mjs").read_text(encoding="utf-8")
+    assert [
+        name for name in ON_CHAIN | {safe(name) for name in ON_CHAIN} if f"cloud.{name}(" not in script
+    ] == []
     expected = {("function", name) for name in names.functions - left_out}
     expected |= {("method", name) for name in names.methods - INNER_METHODS}
     assert expected - {one for form in forms for one in form.called} == set()

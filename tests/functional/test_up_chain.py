@@ -1,5 +1,6 @@
 """`teehouse up --chain` from outside: the sample app on a chain, its owner's decisions, and the same folder again."""
 
+import asyncio
 import json
 import os
 import subprocess
@@ -15,7 +16,12 @@ import httpx
 import pytest
 
 from support.anvil import end_anvil, need_anvil
-from support.functional_support import run_js
+from support.chain_owner import owner
+from support.functional_support import need_javascript, run_js
+from support.javascript_cloud import JavascriptCloud
+from support.javascript_lives import YAML, Form
+from support.javascript_onchain import AppOnChain
+from support.phala_cloud_installed import need_phala_cloud
 from support.processes import Process
 from support.up_processes import MEMBERS, up
 from teehouse.attestation.verify import Verdict
@@ -33,6 +39,8 @@ from teehouse.stack.kms_emulated import on_chain
 from teehouse.stack.sample import sample_compose
 
 pytestmark = pytest.mark.timeout(240)
+
+pytest.register_assert_rewrite("support.phala_cloud_onchain")
 
 SECONDS = 60
 GAINED = {
@@ -219,6 +227,48 @@ def test_the_official_client_does_all_it_does_on_chain(running: Up) -> None:  # 
     assert answers["checked"]["compose"] is answers["checked"]["device"] is True
     assert answers["changed"]["devices"]["devices"] == ["0x" + "d1" * 32]
     assert answers["any"]["otherDevice"] is True
+
+
+async def test_the_python_client_is_accepted_in_all_it_asks_about_an_app_on_chain(running: Up) -> None:
+    """At its four versions, side by side: an app each, from its contract to its end."""
+    need_phala_cloud()
+    from support.phala_cloud_onchain import on_chain as travel
+    from support.phala_cloud_support import (
+        IMPOSSIBLE,
+        IMPOSSIBLE_ON_CHAIN,
+        NEED_A_CHAIN,
+        VERSIONS,
+        Journey,
+        Place,
+    )
+
+    ready = running.ready
+    script = {"runner": "bash", "bash_script": "exec sleep 3600\n", "docker_compose_file": YAML}
+    async with owner(ready) as chain:
+        place = Place(ready["api_url"], ready["api_key"], ready["workspace"], "phala", script, chain=chain)
+        journeys = [Journey(place, "sync", version) for version in VERSIONS]
+        try:
+            await asyncio.gather(*map(travel, journeys))
+        finally:
+            await asyncio.gather(*(on.close() for on in journeys))
+    for on in journeys:
+        impossible = {**IMPOSSIBLE[on.version], **IMPOSSIBLE_ON_CHAIN[on.version]}
+        assert on.refused() == {method: why for method, why in impossible.items() if method in on.outcomes}
+        assert set(NEED_A_CHAIN) <= set(on.outcomes)
+
+
+async def test_the_javascript_client_is_accepted_in_all_it_asks_about_an_app_on_chain(running: Up) -> None:
+    """At both its versions, side by side: an app each; the one throws, the other is safe."""
+    need_javascript()
+    ready = running.ready
+    async with owner(ready) as chain:
+        with JavascriptCloud(ready["api_url"], ready["api_key"]) as js:
+            names = js.names()
+            forms = [
+                Form(js, names, "2025-10-28"),
+                Form(js, names, "2026-01-21", methods=True, safe=True),
+            ]
+            await asyncio.gather(*(AppOnChain(form, names, chain).live() for form in forms))
 
 
 def test_what_the_owner_takes_back_is_refused_at_the_next_boot_until_it_is_given_again(running: Up) -> None:

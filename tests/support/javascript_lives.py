@@ -231,7 +231,7 @@ def change_stopped(life: Life) -> None:
 
 
 def refuse_chain(life: Life) -> None:
-    """What only an app on chain has: the answers say so."""
+    """What only an app on chain has: the answers say so. For one that has it: tests/functional/test_up_chain.py."""
     call, named = life.call, life.named()
     digest = "ab" * 32
     confirm = call.refused(

@@ -18,11 +18,21 @@ CONTRACT = "0x2f83172A49584C017F2B256F0FB2Dca14126Ba9C"
 class MemoryChain:
     """Contracts of a test: each allows the hashes that it was told, on any device."""
 
+    kms = "kms-base"
+    chain_id = 8453
+    address = "0x" + "11" * 20
+
     def __init__(self) -> None:
         self.allowed: set[tuple[str, str]] = set()  # app ids with compose hashes
 
-    def allow(self, app_id: str, compose_hash: str) -> None:
+    async def deploy(self, compose_hash: str, device_id: str) -> str:
+        app_id = f"{len(self.allowed) + 1:040x}"
         self.allowed.add((app_id, compose_hash))
+        return f"0x{app_id}"
+
+    async def allow(self, app_id: str, compose_hash: str) -> str:
+        self.allowed.add((app_id, compose_hash))
+        return "0x" + "77" * 32
 
     async def status(self, app: GatedApp, compose_hash: str, device_id: str | None) -> OnchainStatus | None:
         allowed = (app.app_id, compose_hash) in self.allowed

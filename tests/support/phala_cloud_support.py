@@ -50,7 +50,8 @@ IMPOSSIBLE: dict[str, dict[str, str]] = {
     V3: {},
     V4: {},
 }
-# An app whose KMS is off chain has no contract to ask, and no change of it waits for one (11.9, 13.4).
+# An app whose KMS is off chain has no contract to ask, and no change of it waits for one (11.9, 13.4). On a real chain
+# tests/functional/test_up_chain.py calls both; in the test's process, tests/unit/cloud/test_cloud_phala_cloud.py.
 NEED_A_CHAIN = {"check_cvm_is_allowed": "400", "confirm_cvm_patch": "466"}
 IMPOSSIBLE_ON_CHAIN = {V1: _NUMBERS_AT_V1_ON_CHAIN, V2: {}, V3: {}, V4: {}}
 
@@ -62,10 +63,26 @@ def methods(client: type) -> set[str]:
 
 
 class Chain(Protocol):
-    """A chain of a test."""
+    """A chain of a test, and the owner of its apps; `kms` is the slug of the KMS whose contract it has."""
 
-    def allow(self, app_id: str, compose_hash: str) -> None:
-        """Let the app run the hash."""
+    kms: str
+
+    @property
+    def chain_id(self) -> int:
+        """The chain's id."""
+        ...
+
+    @property
+    def address(self) -> str:
+        """The owner, with `0x`."""
+        ...
+
+    async def deploy(self, compose_hash: str, device_id: str) -> str:
+        """An app's contract, which allows the hash on the device; its address, with `0x`."""
+        ...
+
+    async def allow(self, app_id: str, compose_hash: str) -> str:
+        """Let the app run the hash; the hash of the transaction, with `0x`."""
         ...
 
 
@@ -75,7 +92,7 @@ class Place:
 
     `boots` are members of a compose file that makes a workload which the node can run; it `greets` where it prints
     the variable GREETING, and logs are served; `chain` is there where
-    its KMS `base` is on chain; `transport` makes the way to a control plane in this process.
+    it has a KMS on chain, too; `transport` makes the way to a control plane in this process.
     """
 
     api_url: str

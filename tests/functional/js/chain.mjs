@@ -74,4 +74,22 @@ answers.stranger = {
   remove: await failure(cloud.removeDevice({ ...stranger, appAddress: contract, deviceId: word("d1") })),
   any: await failure(cloud.setAllowAnyDevice({ ...stranger, appAddress: contract, allow: false })),
 }
+// The safe forms: what the throwing ones give, or what they throw, in an object.
+const app = { chain: named, rpcUrl, appAddress: contract }
+const told = ({ success, data, error }) => (success ? plain(data) : { refused: error.message })
+answers.safe = {
+  compose: told(await cloud.safeCheckComposeHashAllowed({ ...app, composeHash: word("c1") })),
+  device: told(await cloud.safeCheckDeviceAllowed({ ...app, deviceId: word("d9") })),
+  prerequisites: told(await cloud.safeCheckOnChainPrerequisites({ ...app, deviceId: word("d9"), composeHash: word("c9") })),
+  devices: told(await cloud.safeGetAllowedDevices({ ...app, deviceIds: [word("de"), word("d1")] })),
+}
+answers.safelyRefused = {
+  deploy: told(await cloud.safeDeployAppAuth({
+    ...owner, kmsContractAddress: `0x${"12".repeat(20)}`, deviceId: word("de"), composeHash: word("c0"),
+  })),
+  compose: told(await cloud.safeAddComposeHash({ ...stranger, appId: contract, composeHash: word("c2"), kmsContractAddress })),
+  device: told(await cloud.safeAddDevice({ ...stranger, appAddress: contract, deviceId: word("d2") })),
+  remove: told(await cloud.safeRemoveDevice({ ...stranger, appAddress: contract, deviceId: word("d1") })),
+  any: told(await cloud.safeSetAllowAnyDevice({ ...stranger, appAddress: contract, allow: false })),
+}
 process.stdout.write(JSON.stringify(answers))

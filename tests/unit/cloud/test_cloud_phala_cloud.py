@@ -1,6 +1,7 @@
 """The published phala-cloud 0.2.0 against a control plane in this process, with a KMS on chain (cloud-api.md 2.2).
 
-What needs no chain runs against a started Teehouse: tests/functional/test_cloud_python_client.py.
+Against a started Teehouse: tests/functional/test_cloud_python_client.py what needs no chain, and the same journey
+on a real one, tests/functional/test_up_chain.py.
 """
 
 import asyncio
