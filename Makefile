@@ -40,7 +40,7 @@ up: $(VENV)/.runtime  ## run the emulated cloud here; DIR, PORT and CHAIN=anvil 
 	@exec $(BIN)/teehouse up --dir "$(DIR)" --port "$(PORT)" $(if $(CHAIN),--chain "$(CHAIN)") $(if $(CHAIN_ID),--chain-id "$(CHAIN_ID)")
 
 test: setup test-js  ## all tests; a part that the machine lacks is skipped with its reason
-	@$(BIN)/python -m pytest
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest  # hundreds of processes: each would compile all modules anew
 
 test-js: tests/functional/js/package-lock.json  ## the official JavaScript clients, where npm is there
 	@if command -v npm >/dev/null; then \
@@ -67,7 +67,7 @@ contracts: setup  ## compile contracts/*.vy into the package
 	@$(BIN)/python -m tools.contracts
 
 cover: $(VENV)/.dev  ## branch coverage, with the floors that CI holds
-	@$(BIN)/python -m tools.coverage
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m tools.coverage
 
 bench: $(VENV)/.dev  ## measure speed and memory; writes docs/performance.md (python -m bench.cloud: the control plane alone)
 	@$(BIN)/python -m bench
