@@ -153,7 +153,36 @@ async def test_made_anew_they_are_the_same(kind: str, tmp_path: Path) -> None:
 @both
 async def test_a_database_of_before_is_filled_by_its_migration(kind: str, tmp_path: Path) -> None:
     database = open_database(database_url(kind, tmp_path))
-    await migrate.upgrade(database, "0002")
+    await _filled_at(database, "0002")
+    await migrate.upgrade(database)
+    assert await kept(database) == await expected(database) != set()
+    await migrate.downgrade(database, "0002")
+    async with database.write() as session:
+        await session.execute(text("UPDATE cvms SET status = 'stopped'"))  # no trigger is left
+    await database.dispose()
+
+
+@both
+@pytest.mark.parametrize("revision", [f"{number:04}" for number in range(1, int(migrate.head()))])
+async def test_a_database_of_each_version_is_brought_to_this_one(
+    kind: str, revision: str, tmp_path: Path
+) -> None:
+    database = open_database(database_url(kind, tmp_path))
+    await _filled_at(database, revision)
+    await migrate.upgrade(database)
+    assert await migrate.current(database) == migrate.head()
+    assert await kept(database) == await expected(database) != set()
+    async with database.read() as session:
+        cvms = (await session.execute(select(Cvm).order_by(Cvm.id))).scalars().all()
+        apps = (await session.execute(select(App))).scalars().all()
+    assert [(cvm.id, cvm.status) for cvm in cvms] == [(1, "running"), (2, "error")]
+    assert [app.name for app in apps] == [make_app(1).name]
+    await database.dispose()
+
+
+async def _filled_at(database: Database, revision: str) -> None:
+    """An app with two CVMs, and what they refer to, in the tables of an earlier version."""
+    await migrate.upgrade(database, revision)
     async with database.write() as session:
         connection = await session.connection()
         for row in [*inventory(), app := make_app(1), make_cvm(1, app), make_cvm(2, app, status="error")]:
@@ -164,12 +193,6 @@ async def test_a_database_of_before_is_filled_by_its_migration(kind: str, tmp_pa
             members = {one.name: _value(row, one) for one in columns}
             members = {name: value for name, value in members.items() if value is not None}
             await session.execute(insert(before).values(**members))
-    await migrate.upgrade(database)
-    assert await kept(database) == await expected(database) != set()
-    await migrate.downgrade(database, "0002")
-    async with database.write() as session:
-        await session.execute(text("UPDATE cvms SET status = 'stopped'"))  # no trigger is left
-    await database.dispose()
 
 
 def _columns(connection: Connection, name: str) -> set[str]:
@@ -178,7 +201,9 @@ def _columns(connection: Connection, name: str) -> set[str]:
 
 def _value(row: Any, of: Any) -> Any:
     value = getattr(row, of.name)
-    return of.default.arg if value is None and of.default is not None else value
+    if value is not None or of.default is None:
+        return value
+    return of.default.arg(None) if of.default.is_callable else of.default.arg
 
 
 EACH = [
