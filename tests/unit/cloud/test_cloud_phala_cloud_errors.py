@@ -70,7 +70,7 @@ async def deployed(on: Journey, name: str, **given: Any) -> dict[str, Any]:
     app_id = found.app_id or ADDRESS
     if found.app_id is None:
         assert on.place.chain is not None
-        on.place.chain.allow(app_id[2:], found.compose_hash)
+        await on.place.chain.allow(app_id[2:], found.compose_hash)
     await on.call(
         "commit_cvm_provision",
         {
