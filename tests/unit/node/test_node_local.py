@@ -601,8 +601,8 @@ async def test_on_a_full_disk_a_boot_fails_and_leaves_nothing(
         late = record.touched and phase == "running"
         return busy or late
 
+    disk.full = full  # begins with the boot: the wish to start is written before it is the record
     await node.start(spec.cvm_id)
-    disk.full = full
     state = await settled(node, spec.cvm_id, timeout_seconds=SECONDS)
     assert state.error is not None
     assert (state.phase, state.error.code, state.error.check) == (
