@@ -36,6 +36,10 @@ class Kind(Enum):
     ANY_TCB = "any-tcb"
 
 
+# The changes that name a compose hash or a device.
+NAMING: Final = frozenset({Kind.ALLOW_COMPOSE, Kind.REMOVE_COMPOSE, Kind.ALLOW_DEVICE, Kind.REMOVE_DEVICE})
+
+
 @dataclass(frozen=True, slots=True)
 class ProposedChange:
     """One change; `value` has 32 bytes for the four that name a hash or a device, none for the others."""
@@ -44,7 +48,7 @@ class ProposedChange:
     value: bytes = b""
 
     def __post_init__(self) -> None:
-        size = WORD_SIZE if self.kind in _NAMING else 0
+        size = WORD_SIZE if self.kind in NAMING else 0
         if len(self.value) != size:
             raise misuse(
                 "chain.change",
@@ -110,9 +114,6 @@ def reason(cvm: RunningCvm, allowed: Allowed) -> str:
     if not allowed.compose_hash:
         return COMPOSE_REASON
     return "" if allowed.any_device or allowed.device else DEVICE_REASON
-
-
-_NAMING = {Kind.ALLOW_COMPOSE, Kind.REMOVE_COMPOSE, Kind.ALLOW_DEVICE, Kind.REMOVE_DEVICE}
 
 
 def _after(cvm: RunningCvm, allowed: Allowed, change: ProposedChange) -> Allowed:

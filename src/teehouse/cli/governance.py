@@ -9,12 +9,12 @@ Rules:
    now, and would say after, comes from the chain.
 """
 
-from enum import Enum
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
+from teehouse.chain.dry_run import NAMING, Kind
 from teehouse.cli.chain_options import (
     ChainId,
     ChainOptions,
@@ -38,21 +38,6 @@ App = Annotated[str, typer.Argument(metavar="APP", help="The app's id: its contr
 Hash = Annotated[str, typer.Argument(metavar="HASH", help="Compose hash, 64 hex digits.")]
 Device = Annotated[str, typer.Argument(metavar="DEVICE", help="Device id, 64 hex digits.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-_NAMING: Final = {"allow-compose", "remove-compose", "allow-device", "remove-device"}
-
-
-class Proposal(Enum):
-    """A change that can be tried out."""
-
-    ALLOW_COMPOSE = "allow-compose"
-    REMOVE_COMPOSE = "remove-compose"
-    ALLOW_DEVICE = "allow-device"
-    REMOVE_DEVICE = "remove-device"
-    ANY_DEVICE = "any-device"
-    LISTED_DEVICES = "listed-devices"
-    REQUIRE_TCB = "require-tcb"
-    ANY_TCB = "any-tcb"
 
 
 @governance_app.command()
@@ -87,7 +72,7 @@ def allow_compose(
     as_json: AsJson = False,
 ) -> None:
     """Allow a compose hash. Takes the owner's key."""
-    _change(Proposal.ALLOW_COMPOSE, app, value, chain_options(rpc_url, chain_id), key_file, as_json=as_json)
+    _change(Kind.ALLOW_COMPOSE, app, value, chain_options(rpc_url, chain_id), key_file, as_json=as_json)
 
 
 @governance_app.command("remove-compose")
@@ -100,7 +85,7 @@ def remove_compose(
     as_json: AsJson = False,
 ) -> None:
     """Take a compose hash back: its CVMs are refused keys from their next boot on. Takes the owner's key."""
-    _change(Proposal.REMOVE_COMPOSE, app, value, chain_options(rpc_url, chain_id), key_file, as_json=as_json)
+    _change(Kind.REMOVE_COMPOSE, app, value, chain_options(rpc_url, chain_id), key_file, as_json=as_json)
 
 
 @governance_app.command("allow-device")
@@ -113,7 +98,7 @@ def allow_device(
     as_json: AsJson = False,
 ) -> None:
     """Allow a device. Takes the owner's key."""
-    _change(Proposal.ALLOW_DEVICE, app, value, chain_options(rpc_url, chain_id), key_file, as_json=as_json)
+    _change(Kind.ALLOW_DEVICE, app, value, chain_options(rpc_url, chain_id), key_file, as_json=as_json)
 
 
 @governance_app.command("remove-device")
@@ -126,14 +111,14 @@ def remove_device(
     as_json: AsJson = False,
 ) -> None:
     """Take a device back. Takes the owner's key."""
-    _change(Proposal.REMOVE_DEVICE, app, value, chain_options(rpc_url, chain_id), key_file, as_json=as_json)
+    _change(Kind.REMOVE_DEVICE, app, value, chain_options(rpc_url, chain_id), key_file, as_json=as_json)
 
 
 @governance_app.command("dry-run")
 def dry_run(
     app: App,
     change: Annotated[
-        Proposal, typer.Argument(metavar="CHANGE", help=", ".join(one.value for one in Proposal) + ".")
+        Kind, typer.Argument(metavar="CHANGE", help=", ".join(one.value for one in Kind) + ".")
     ],
     value: Annotated[
         str | None, typer.Argument(metavar="[VALUE]", help="Compose hash or device id of the first four.")
@@ -164,17 +149,15 @@ def dry_run(
     """
     from teehouse.cli.governing import try_change
 
-    if (value is not None) != (change.value in _NAMING):
-        raise typer.BadParameter(
-            f"{change.value} takes {'a value' if change.value in _NAMING else 'no value'}"
-        )
+    if (value is not None) != (change in NAMING):
+        raise typer.BadParameter(f"{change.value} takes {'a value' if change in NAMING else 'no value'}")
     if cvms is not None and api_url is not None:
         raise typer.BadParameter("give --cvms or --api-url")
     raise typer.Exit(
         try_change(
             chain_options(rpc_url, chain_id, confirmations, quorum),
             _app(app),
-            change.value,
+            change,
             b"" if value is None else word(value, "VALUE"),
             cvms=cvms,
             api_url=api_url,
@@ -184,7 +167,7 @@ def dry_run(
 
 
 def _change(
-    proposal: Proposal, app: str, value: str, options: ChainOptions, key_file: Path | None, *, as_json: bool
+    proposal: Kind, app: str, value: str, options: ChainOptions, key_file: Path | None, *, as_json: bool
 ) -> None:
     from teehouse.cli.governing import make_change
 

@@ -91,7 +91,7 @@ def make_change(
 def try_change(
     options: ChainOptions,
     contract: bytes,
-    change: str,
+    change: Kind,
     value: bytes,
     *,
     cvms: Path | None,
@@ -99,11 +99,11 @@ def try_change(
     as_json: bool,
 ) -> int:
     """Print what a change would mean for the CVMs that run; the exit code. Raises `TeehouseError`."""
-    proposed = ProposedChange(Kind(change), value)
+    proposed = ProposedChange(change, value)
     if cvms is None:
         running, skipped = _running(contract, api_url)
         note = f"{skipped} more have no compose hash or no device yet, and are not judged." if skipped else ""
-        if proposed.kind in {Kind.REQUIRE_TCB, Kind.ANY_TCB}:
+        if change in {Kind.REQUIRE_TCB, Kind.ANY_TCB}:
             note = "The control plane tells no TCB statuses: all are taken to be up to date. " + note
     else:
         running, note = _listed(cvms), ""
@@ -116,9 +116,9 @@ def try_change(
     block, found = asyncio.run(work())
     refused = [one for one in found if one.newly_refused]
     if as_json:
-        _print(_tried_members(contract, change, value, block, found, note))
+        _print(_tried_members(contract, change.value, value, block, found, note))
     else:
-        what = change.replace("-", " ") + (f" {value.hex()[:16]}…" if value else "")
+        what = change.value.replace("-", " ") + (f" {value.hex()[:16]}…" if value else "")
         show_consequences(found, what=what, note=note.strip(), console=_console())
     return REFUSED_EXIT if refused else 0
 

@@ -265,14 +265,15 @@ def _chain(options: dict[str, Any]) -> "ChainChecks | None":
                 raise misuse("cli.chain", option, expected="--rpc-url beside it", found="none")
         return None
     from teehouse.chain.checks import OnChain, check_app
-    from teehouse.chain.rpc_reader import ReaderSettings, open_reader
+    from teehouse.cli.chain_options import ChainOptions
 
     expected = OnChain(_address("kms_contract", options), _address("owner", options))
-    settings = ReaderSettings(quorum=len(urls) // 2 + 1 if len(urls) > 1 else 1)
+    quorum = len(urls) // 2 + 1 if len(urls) > 1 else 1
+    chain = ChainOptions(tuple(urls), options["chain_id"], quorum=quorum)
 
     async def ask(verdict: "Verdict") -> "tuple[Finding, ...]":
         try:
-            async with await open_reader(urls, settings, chain_id=options["chain_id"]) as reader:
+            async with await chain.open() as reader:
                 return await check_app(reader, boot_info(verdict), expected)
         except CollateralError as error:
             return (replace(error.finding, check="G1"),)
