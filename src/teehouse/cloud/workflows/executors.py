@@ -27,21 +27,50 @@ _DROP_ALL = text("SELECT pg_advisory_unlock_all()")
 _DROP = text("SELECT pg_advisory_unlock(hashtextextended(:name, 0))")
 
 
-class ExecutorLock:
-    """The lock of one executor (rules X1 to X3)."""
+class _Locks:
+    """Advisory locks on a connection of their own, and lost with it."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
         self._connection: AsyncConnection | None = None
+
+    async def _stand(self) -> bool:
+        """Whether the connection is still there, and with it the locks; where it is not, it is forgotten."""
+        if self._connection is None:
+            return False
+        with suppress(DBAPIError, OSError):
+            await self._connection.execute(text("SELECT 1"))
+            return True
+        await self._leave()
+        return False
+
+    async def _let_go(self) -> None:
+        """Give all locks back at once, and end the connection."""
+        if self._connection is not None:
+            with suppress(DBAPIError, OSError):
+                await self._connection.execute(_DROP_ALL)
+        await self._leave()
+
+    async def _leave(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(DBAPIError, OSError):
+                await connection.invalidate()
+            with suppress(DBAPIError, OSError):
+                await connection.close()
+
+
+class ExecutorLock(_Locks):
+    """The lock of one executor (rules X1 to X3)."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        super().__init__(engine)
         self._held = False
 
     async def hold(self, executor_id: str) -> bool:
         """Hold the lock; whether it has been held ever since it was first (rule X2). Raises what the database raises."""
-        if self._connection is not None:
-            with suppress(DBAPIError, OSError):
-                await self._connection.execute(text("SELECT 1"))
-                return True
-            await self._leave()
+        if await self._stand():
+            return True
         connection = await self._engine.connect()
         try:
             connection = await connection.execution_options(isolation_level="AUTOCOMMIT")
@@ -69,38 +98,20 @@ class ExecutorLock:
 
     async def release(self) -> None:
         """Let go at once, and end the connection."""
-        if self._connection is not None:
-            with suppress(DBAPIError, OSError):
-                await self._connection.execute(_DROP_ALL)
-        await self._leave()
-
-    async def _leave(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with suppress(DBAPIError, OSError):
-                await connection.invalidate()
-            with suppress(DBAPIError, OSError):
-                await connection.close()
+        await self._let_go()
 
 
-class Claims:
+class Claims(_Locks):
     """What this process alone does at the moment (rule X4)."""
 
     def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
-        self._connection: AsyncConnection | None = None
+        super().__init__(engine)
         self._turn = asyncio.Lock()  # a connection does one thing at a time
 
     async def alive(self) -> bool:
         """Whether all that was taken is still held. Nothing is held any more where it is not."""
         async with self._turn:
-            if self._connection is None:
-                return False
-            with suppress(DBAPIError, OSError):
-                await self._connection.execute(text("SELECT 1"))
-                return True
-            await self._leave()
-            return False
+            return await self._stand()
 
     async def take(self, name: str) -> bool:
         """Take a claim that is not held already; False where another process has it. Raises what the database raises."""
@@ -124,15 +135,4 @@ class Claims:
     async def close(self) -> None:
         """Give all of them back at once."""
         async with self._turn:
-            if self._connection is not None:
-                with suppress(DBAPIError, OSError):
-                    await self._connection.execute(_DROP_ALL)
-            await self._leave()
-
-    async def _leave(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with suppress(DBAPIError, OSError):
-                await connection.invalidate()
-            with suppress(DBAPIError, OSError):
-                await connection.close()
+            await self._let_go()
