@@ -7,6 +7,7 @@ import asyncio
 import json
 import os
 import socket
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ import httpx
 import pytest
 import uvicorn
 
+from support.anvil import need_anvil
 from support.cloud_inventory_support import DEVICE
 from support.cloud_life_support import YAML
 from support.cloud_onchain_support import (
@@ -39,11 +41,11 @@ from teehouse.chain.endpoint import Endpoint
 from teehouse.chain.rpc_reader import RpcReader, open_reader
 from teehouse.chain.writer import RpcWriter
 from teehouse.cloud.inventory.env_keys import SignedKey
+from teehouse.stack.anvil import run_anvil
 
 pytestmark = pytest.mark.timeout(240)
 
 KEY = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"  # anvil's first account
-ANVIL = JS / "node_modules" / "@foundry-rs" / "anvil-linux-amd64" / "bin" / "anvil"
 
 
 class AnyKey:
@@ -79,40 +81,25 @@ class Chain:
 
 @asynccontextmanager
 async def anvil() -> AsyncIterator[Chain]:
+    need_anvil()
     need_javascript()
-    if not ANVIL.exists():
-        reason = "anvil is not installed (make test-js, which needs npm)"
-        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
-    process = await asyncio.create_subprocess_exec(
-        str(ANVIL), "--port", "0", "--chain-id", str(CHAIN), stdout=asyncio.subprocess.PIPE
-    )
-    try:
-        assert process.stdout is not None
-        rpc_url = ""
-        async with asyncio.timeout(30):
-            while not rpc_url:
-                line = (await process.stdout.readline()).decode()
-                assert line, "anvil ended"
-                rpc_url = f"http://{line.split()[-1]}" if line.startswith("Listening on") else ""
-        draining = asyncio.ensure_future(process.stdout.read())
-        async with await open_reader([rpc_url]) as reader, httpx.AsyncClient() as client:
+    with tempfile.TemporaryDirectory(prefix="teehouse-chain-") as folder:
+        async with (
+            run_anvil(Path(folder) / "state.json", chain_id=CHAIN) as running,
+            await open_reader([running.url]) as reader,
+            httpx.AsyncClient() as client,
+        ):
             code = "0x" + artifacts.load("Multicall").runtime.hex()
             body = {"jsonrpc": "2.0", "id": 1, "method": "anvil_setCode", "params": [MULTICALL, code]}
-            assert "error" not in (await client.post(rpc_url, json=body)).json()
-            endpoint = Endpoint(rpc_url)
+            assert "error" not in (await client.post(running.url, json=body)).json()
+            endpoint = Endpoint(running.url)
             writer = RpcWriter(endpoint, CHAIN, bytes.fromhex(KEY[2:]))
             plan = DeployPlan(os_images=[b"\xb3" * 32], kms_devices=[bytes.fromhex(DEVICE)])
             record = await deploy(reader, writer, plan)
             try:
-                yield Chain(rpc_url, reader, writer, record.kms_contract)
+                yield Chain(running.url, reader, writer, record.kms_contract)
             finally:
                 await endpoint.aclose()
-        process.terminate()
-        await draining
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        await process.wait()
 
 
 @asynccontextmanager
